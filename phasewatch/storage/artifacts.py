@@ -1,0 +1,117 @@
+"""Files too large for the database (weights, resume states), in any folder fsspec can reach, checked by SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import fsspec
+
+from phasewatch.errors import InvalidInput, NotFound, Unavailable
+
+_SAFE_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A stored file: its name below the artifacts folder, size and SHA-256 (hex)."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+class Artifacts:
+    """The artifacts folder: `/some/folder`, `s3://bucket/folder`, `gs://…`, anything fsspec opens.
+
+    Rows keep names below the folder, so that the folder can move. A file is complete or absent: a local one is written
+    aside, synced and renamed; object stores do the same by themselves.
+    """
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self.url = url
+        self._files, self._root = fsspec.url_to_fs(url, **options)
+        self._local = "file" in _protocols(self._files)
+
+    def put(self, name: str, content: bytes) -> Artifact:
+        """Stores `content` as `name` (such as `RUN/0-00000100.safetensors`); the same name again replaces it.
+
+        Raises InvalidInput for a name that leaves the folder, Unavailable when the folder cannot be written.
+        """
+        path = self._path(name)
+        try:
+            if self._local:
+                _write_whole(Path(path), content)
+            else:
+                self._files.pipe_file(path, content)
+        except OSError as error:
+            raise Unavailable(f"artifact {name} ({len(content)} bytes) could not be written: {error}") from error
+        return Artifact(name, len(content), hashlib.sha256(content).hexdigest())
+
+    def get(self, name: str, sha256: str | None = None) -> bytes:
+        """The bytes of `name`. Raises NotFound, or Unavailable when their SHA-256 is not the one given."""
+        try:
+            content: bytes = self._files.cat_file(self._path(name))
+        except FileNotFoundError as error:
+            raise NotFound(f"artifact {name} is not in {self.url}") from error
+        except OSError as error:
+            raise Unavailable(f"artifact {name} could not be read: {error}") from error
+        found = hashlib.sha256(content).hexdigest()
+        if sha256 is not None and found != sha256:
+            raise Unavailable(f"artifact {name} is damaged: SHA-256 {found[:12]}…, stored as {sha256[:12]}…")
+        return content
+
+    def delete(self, name: str) -> int:
+        """Removes `name` if it is there; bytes freed."""
+        path = self._path(name)
+        try:
+            size = int(self._files.size(path) or 0)
+            self._files.rm_file(path)
+        except FileNotFoundError:
+            return 0
+        return size
+
+    def delete_folder(self, name: str) -> int:
+        """Removes a folder with all that lies in it; bytes freed."""
+        path = self._path(name)
+        if not self._files.exists(path):
+            return 0
+        freed = int(self._files.du(path))
+        self._files.rm(path, recursive=True)
+        return freed
+
+    def _path(self, name: str) -> str:
+        parts = unquote(name).split("/")
+        if not all(_SAFE_PART.fullmatch(part) for part in parts) or "%" in name:
+            raise InvalidInput(
+                f"artifact name {name!r} leaves the artifacts folder or has characters other than A-Z a-z 0-9 . _ -"
+            )
+        return f"{self._root.rstrip('/')}/{name}"
+
+
+def _protocols(files: Any) -> tuple[str, ...]:
+    protocol = files.protocol
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,119 @@
+"""Checkpoints: rows in the database, weights and resume states in the artifacts folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from phasewatch.errors import Conflict, InvalidInput, NotFound
+from phasewatch.storage.artifacts import Artifact
+from phasewatch.storage.database import insert_if_absent
+from phasewatch.storage.events import emit
+from phasewatch.storage.runs import MAX_STEP, get_run, get_segment, is_visible, note_step, visible_stretches
+from phasewatch.storage.schema import Checkpoint, utc_now
+
+
+@dataclass(frozen=True)
+class NewCheckpoint:
+    """What is known of a checkpoint when it is written; `model` says how to rebuild it (phasewatch.transformer)."""
+
+    step: int
+    tokens_seen: int | None = None
+    model: dict[str, Any] | None = None
+    weights: Artifact | None = None
+    state: Artifact | None = None
+
+
+def weights_name(run_id: UUID, segment: int, step: int) -> str:
+    """Where the weights of a checkpoint lie below the artifacts folder."""
+    return f"{run_id}/{segment}-{step:010d}.safetensors"
+
+
+def state_name(run_id: UUID, segment: int, step: int) -> str:
+    """Where the resume state of a checkpoint lies below the artifacts folder."""
+    return f"{run_id}/{segment}-{step:010d}.state.safetensors"
+
+
+def put_checkpoint(
+    session: Session, run_id: UUID, new: NewCheckpoint, *, segment: int | None = None
+) -> tuple[Checkpoint, bool]:
+    """The checkpoint and whether it is new; raises Conflict where a different one stands at its step."""
+    get_run(session, run_id, lock=True)
+    row = get_segment(session, run_id, segment)
+    if not row.from_step <= new.step <= MAX_STEP:
+        raise InvalidInput(f"step {new.step} is out of range; segment {row.number} takes steps from {row.from_step}")
+    values: dict[str, Any] = {"tokens_seen": new.tokens_seen, "model": new.model}
+    if new.weights is not None:
+        values |= {"artifact_url": new.weights.name, "size_bytes": new.weights.size_bytes, "sha256": new.weights.sha256}
+    if new.state is not None:
+        values |= {"state_url": new.state.name, "state_sha256": new.state.sha256}
+    key = {"segment_id": row.id, "step": new.step}
+    created = insert_if_absent(session, Checkpoint, key | values | {"created_at": utc_now()})
+    checkpoint = session.get_one(Checkpoint, (row.id, new.step))
+    if not created:
+        different = [name for name, value in values.items() if getattr(checkpoint, name) != value]
+        if different:
+            raise Conflict(f"run {run_id} has another checkpoint at step {new.step} ({', '.join(different)} differ)")
+        return checkpoint, False
+    note_step(session, run_id, new.step)
+    emit(session, "checkpoint", run_id, {"step": new.step, "segment": row.number})
+    return checkpoint, True
+
+
+def put_weights(session: Session, run_id: UUID, step: int, weights: Artifact) -> bool:
+    """Names the weights of a visible checkpoint; False when they were there, Conflict when others were."""
+    checkpoint = get_checkpoint(session, run_id, step)
+    if checkpoint.sha256 is not None:
+        if checkpoint.sha256 != weights.sha256:
+            raise Conflict(
+                f"run {run_id} has other weights at step {step} "
+                f"(SHA-256 {checkpoint.sha256[:12]}…, yours {weights.sha256[:12]}…)"
+            )
+        return False
+    checkpoint.artifact_url, checkpoint.size_bytes, checkpoint.sha256 = weights.name, weights.size_bytes, weights.sha256
+    session.flush()
+    emit(session, "checkpoint", run_id, {"step": step, "weights": True})
+    return True
+
+
+def list_checkpoints(
+    session: Session, run_id: UUID, *, after: int | None = None, limit: int | None = None
+) -> Sequence[Checkpoint]:
+    """The visible checkpoints by step; `after` is the step the previous page ended with."""
+    visible = is_visible(visible_stretches(session, run_id), Checkpoint.segment_id, Checkpoint.step)
+    query = select(Checkpoint).where(visible).order_by(Checkpoint.step).limit(limit)
+    return session.scalars(query if after is None else query.where(Checkpoint.step > after)).all()
+
+
+def get_checkpoint(session: Session, run_id: UUID, step: int) -> Checkpoint:
+    """The visible checkpoint at a step; raises NotFound."""
+    visible = is_visible(visible_stretches(session, run_id), Checkpoint.segment_id, Checkpoint.step)
+    checkpoint = session.scalars(select(Checkpoint).where(visible, Checkpoint.step == step)).first()
+    if checkpoint is None:
+        raise NotFound(
+            f"run {run_id} has no checkpoint at step {step}; GET /api/v1/runs/{run_id}/checkpoints lists them"
+        )
+    return checkpoint
+
+
+def last_resumable(session: Session, run_id: UUID) -> Checkpoint | None:
+    """The newest visible checkpoint from which training can go on bit for bit."""
+    visible = is_visible(visible_stretches(session, run_id), Checkpoint.segment_id, Checkpoint.step)
+    query = select(Checkpoint).where(visible, Checkpoint.state_url.is_not(None), Checkpoint.artifact_url.is_not(None))
+    return session.scalars(query.order_by(Checkpoint.step.desc()).limit(1)).first()
+
+
+def drop_older_states(session: Session, run_id: UUID, before_step: int) -> list[str]:
+    """Forgets the resume states of checkpoints before a step; the names of the files to delete after the commit."""
+    visible = is_visible(visible_stretches(session, run_id), Checkpoint.segment_id, Checkpoint.step)
+    query = select(Checkpoint).where(visible, Checkpoint.step < before_step, Checkpoint.state_url.is_not(None))
+    names = []
+    for checkpoint in session.scalars(query):
+        names.append(str(checkpoint.state_url))
+        checkpoint.state_url = checkpoint.state_sha256 = None
+    return names

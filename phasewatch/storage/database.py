@@ -1,0 +1,151 @@
+"""One database, SQLite or PostgreSQL: engine, transactions, and the check that its schema is the code's.
+
+`Database.transaction()` is the only place that commits; everything below it flushes. SQLite runs in WAL with
+BEGIN IMMEDIATE for writers, because a transaction that starts as a reader fails when it turns writer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, create_engine, event, inspect, select, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from phasewatch.errors import InvalidInput, SchemaMismatch
+from phasewatch.storage.schema import REVISION, Base
+
+BUSY_TIMEOUT_S = 30.0
+PAGE_SIZE = 16_384
+_READING = "phasewatch_reading"
+
+
+class Database:
+    """Engine and transactions of one database.
+
+    Raises InvalidInput for a URL of another database than SQLite or PostgreSQL.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 20) -> None:
+        self.url = _driver_url(url)
+        options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": pool_size}
+        if self.is_sqlite:
+            if self.url.database in (None, "", ":memory:"):
+                raise InvalidInput(f"database {url!r} names no file; use sqlite:///FOLDER/NAME.db")
+            Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
+            options["connect_args"] = {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
+        else:
+            options["pool_pre_ping"] = True
+        self.engine = create_engine(self.url, **options)
+        if self.is_sqlite:
+            event.listen(self.engine, "connect", _prepare_sqlite)
+            event.listen(self.engine, "begin", _begin_sqlite)
+        self._reading = self.engine.execution_options(**{_READING: True, "postgresql_readonly": True})
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.url.get_backend_name() == "sqlite"
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """A session that commits when the block ends and rolls back when it raises."""
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session for reading one consistent state; nothing it does is kept."""
+        with Session(self._reading, expire_on_commit=False) as session:
+            yield session
+
+    def check_schema(self) -> None:
+        """Raises SchemaMismatch unless the database's schema is the one this code was written for."""
+        found = self.schema_revision()
+        if found == REVISION:
+            return
+        if found is None:
+            raise SchemaMismatch(
+                f"the database has no schema yet, this code needs {REVISION}: run `python -m server migrate`"
+            )
+        if found > REVISION:
+            raise SchemaMismatch(
+                f"the database's schema {found} is newer than this code's {REVISION}: update phasewatch"
+            )
+        raise SchemaMismatch(
+            f"the database's schema {found} is older than this code's {REVISION}: run `python -m server migrate`"
+        )
+
+    def schema_revision(self) -> str | None:
+        """The revision of the last migration that ran, or None in an empty database."""
+        with self.engine.connect() as connection:
+            if not inspect(connection).has_table("alembic_version"):
+                return None
+            revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+            return revision
+
+    def close(self) -> None:
+        """Gives every connection back."""
+        self.engine.dispose()
+
+
+def insert_if_absent(session: Session, model: type[Base], values: dict[str, Any]) -> bool:
+    """Inserts one row unless its key is taken; True when it was inserted.
+
+    On PostgreSQL this waits for a transaction that is inserting the same key, so the row found afterwards is committed.
+    """
+    build = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    keys = list(inspect(model).primary_key)
+    statement = build(model).values(**values).on_conflict_do_nothing().returning(*keys)
+    return session.execute(statement).first() is not None
+
+
+def free_disk(session: Session, max_pages: int = 2_000) -> int:
+    """Gives pages that deletion emptied back to the disk; bytes freed (0 on PostgreSQL, which vacuums by itself)."""
+    if session.get_bind().dialect.name != "sqlite":
+        return 0
+    before = session.scalar(text("PRAGMA page_count")) or 0
+    session.execute(text(f"PRAGMA incremental_vacuum({int(max_pages)})")).all()
+    return int(before - (session.scalar(text("PRAGMA page_count")) or 0)) * PAGE_SIZE
+
+
+def database_answers(database: Database) -> bool:
+    """True when the database runs a statement; raises the driver's error otherwise."""
+    with database.reading() as session:
+        return session.scalar(select(1)) == 1
+
+
+def _driver_url(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise InvalidInput(
+            "the database URL cannot be read; use sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME"
+        ) from error
+    match parsed.get_backend_name():
+        case "sqlite":
+            return parsed
+        case "postgresql" | "postgres":
+            return parsed.set(drivername="postgresql+psycopg")
+    raise InvalidInput(f"database {parsed.drivername!r} is not supported; use sqlite:/// or postgresql://")
+
+
+def _prepare_sqlite(connection: Any, record: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # the driver starts no transaction by itself; `_begin_sqlite` does
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+    cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reading = connection.get_execution_options().get(_READING, False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")

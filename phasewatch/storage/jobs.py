@@ -1,0 +1,217 @@
+"""The queue: monitors, their firings, and the jobs these ask for. The database says what was due and what is done.
+
+A job is claimed under a lease; finishing it is fenced by the lease's owner, in the transaction of the job's results, so
+that a job whose worker was thought dead takes effect once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import and_, delete, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from phasewatch.errors import Conflict, NotFound
+from phasewatch.storage.database import insert_if_absent
+from phasewatch.storage.events import emit
+from phasewatch.storage.schema import Firing, Job, JobState, Monitor, Scheduler, utc_now
+
+MAX_ATTEMPTS = 3
+BACK_OFF_S = (2.0, 10.0)  # before the second and the third attempt
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A job to queue; `key` is unique for ever, so asking for the same work twice queues it once."""
+
+    key: str
+    kind: str
+    run_id: UUID | None = None
+    segment: int | None = None
+    step: int | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    priority: int = 0
+
+
+def insert_firing(session: Session, monitor_id: int, scheduled_at: datetime, *, coalesced: bool = False) -> int | None:
+    """The new firing's id, or None where another scheduler inserted it first."""
+    values = {"monitor_id": monitor_id, "scheduled_at": scheduled_at}
+    known = select(Firing.id).filter_by(**values)
+    if session.scalar(known) is not None:
+        return None
+    inserted = insert_if_absent(session, Firing, values | {"coalesced": coalesced, "created_at": utc_now()})
+    return session.scalar(known) if inserted else None
+
+
+def last_firing(session: Session, monitor_id: int) -> datetime | None:
+    """When the monitor's newest firing was due."""
+    return session.scalar(select(func.max(Firing.scheduled_at)).where(Firing.monitor_id == monitor_id))
+
+
+def note_tick(session: Session, scheduler: str) -> None:
+    """Remembers that a scheduler process is alive, and forgets those silent for a day."""
+    now = utc_now()
+    if not insert_if_absent(session, Scheduler, {"name": scheduler, "ticked_at": now}):
+        session.execute(update(Scheduler).where(Scheduler.name == scheduler).values(ticked_at=now))
+    session.execute(delete(Scheduler).where(Scheduler.ticked_at < now - timedelta(days=1)))
+
+
+def last_tick(session: Session) -> datetime | None:
+    """When a scheduler last ticked, of all there are."""
+    return session.scalar(select(func.max(Scheduler.ticked_at)))
+
+
+def list_monitors(session: Session, *, enabled: bool | None = None) -> Sequence[Monitor]:
+    """Monitors, oldest first."""
+    query = select(Monitor).order_by(Monitor.id)
+    return session.scalars(query if enabled is None else query.where(Monitor.enabled == enabled)).all()
+
+
+def enqueue(session: Session, new: NewJob, firing_id: int | None = None) -> int | None:
+    """The new job's id, or None where its key is taken."""
+    values = {
+        "key": new.key,
+        "kind": new.kind,
+        "run_id": new.run_id,
+        "segment": new.segment,
+        "step": new.step,
+        "parameters": new.parameters,
+        "priority": new.priority,
+        "firing_id": firing_id,
+        "state": "waiting",
+        "attempts": 0,
+        "created_at": utc_now(),
+    }
+    if not insert_if_absent(session, Job, values):
+        return None
+    job = session.scalars(select(Job).where(Job.key == new.key)).one()
+    emit(session, "job", new.run_id, _payload(job))
+    return job.id
+
+
+def has_open_job(session: Session, run_id: UUID, kind: str) -> bool:
+    """True while a job of this kind waits or runs for the run."""
+    query = select(Job.id).where(Job.run_id == run_id, Job.kind == kind, Job.state.in_(("waiting", "running")))
+    return session.scalar(query.limit(1)) is not None
+
+
+def claim_jobs(session: Session, owner: str, slots: int, lease_s: float) -> Sequence[Job]:
+    """Up to `slots` jobs that wait or whose lease ran out, now held by `owner`; best priority first, then oldest.
+
+    One whose lease ran out for the third time is failed instead.
+    """
+    now = utc_now()
+    waiting = and_(Job.state == "waiting", or_(Job.not_before.is_(None), Job.not_before <= now))
+    expired = and_(Job.state == "running", Job.lease_expires_at < now)
+    query = select(Job).where(or_(waiting, expired)).order_by(Job.priority.desc(), Job.id).limit(slots)
+    claimed = []
+    for job in session.scalars(query.with_for_update(skip_locked=True)):
+        if job.state == "running" and job.attempts >= MAX_ATTEMPTS:
+            _end(
+                session,
+                job,
+                "failed",
+                f"the worker {job.owner} was lost {job.attempts} times; see its log, then POST …/retry",
+            )
+            continue
+        job.state, job.owner, job.attempts = "running", owner, job.attempts + 1
+        job.started_at, job.lease_expires_at = now, now + timedelta(seconds=lease_s)
+        emit(session, "job", job.run_id, _payload(job))
+        claimed.append(job)
+    session.flush()
+    return claimed
+
+
+def extend_leases(session: Session, owner: str, job_ids: Sequence[int], lease_s: float) -> None:
+    """Keeps the leases of the jobs that `owner` is still working on."""
+    expires = utc_now() + timedelta(seconds=lease_s)
+    held = and_(Job.id.in_(job_ids), Job.owner == owner, Job.state == "running")
+    session.execute(update(Job).where(held).values(lease_expires_at=expires))
+
+
+def finish_job(session: Session, job_id: int, owner: str) -> None:
+    """Marks a job done, in the transaction that stores its results.
+
+    Raises Conflict where `owner` no longer holds it, which rolls the results back.
+    """
+    job = session.scalars(select(Job).where(Job.id == job_id).with_for_update()).one_or_none()
+    if job is None or job.owner != owner or job.state != "running":
+        raise Conflict(f"job {job_id} is no longer held by {owner}; its results are left to whoever holds it")
+    _end(session, job, "done", None)
+
+
+def fail_attempt(session: Session, job_id: int, owner: str, error: str) -> None:
+    """Records a failed attempt: the job waits for the next one, or is failed after the third."""
+    job = session.scalars(select(Job).where(Job.id == job_id).with_for_update()).one_or_none()
+    if job is None or job.owner != owner or job.state != "running":
+        return
+    if job.attempts >= MAX_ATTEMPTS:
+        _end(session, job, "failed", error)
+        return
+    job.state, job.owner, job.lease_expires_at, job.error = "waiting", None, None, error
+    job.not_before = utc_now() + timedelta(seconds=BACK_OFF_S[job.attempts - 1])
+    emit(session, "job", job.run_id, _payload(job))
+
+
+def give_back_jobs(session: Session, owner: str) -> None:
+    """Returns every job of a worker that stops in an orderly way; the attempt does not count."""
+    held = and_(Job.owner == owner, Job.state == "running")
+    values = {"state": "waiting", "owner": None, "lease_expires_at": None, "attempts": Job.attempts - 1}
+    session.execute(update(Job).where(held).values(values))
+
+
+def get_job(session: Session, job_id: int, *, lock: bool = False) -> Job:
+    """The job; raises NotFound."""
+    job = session.get(Job, job_id, with_for_update=lock or None)
+    if job is None:
+        raise NotFound(f"job {job_id} does not exist; GET /api/v1/jobs lists those that do")
+    return job
+
+
+def list_jobs(
+    session: Session,
+    *,
+    run_id: UUID | None = None,
+    state: str | None = None,
+    kind: str | None = None,
+    before: int | None = None,
+    limit: int = 50,
+) -> Sequence[Job]:
+    """Jobs newest first; `before` is the id the previous page ended with."""
+    query = select(Job).order_by(Job.id.desc()).limit(limit)
+    for column, wanted in ((Job.run_id, run_id), (Job.state, state), (Job.kind, kind)):
+        if wanted is not None:
+            query = query.where(column == wanted)
+    return session.scalars(query if before is None else query.where(Job.id < before)).all()
+
+
+def retry_job(session: Session, job_id: int) -> Job:
+    """Queues a failed or cancelled job again with three fresh attempts; raises Conflict for one in another state."""
+    job = get_job(session, job_id, lock=True)
+    if job.state not in ("failed", "cancelled"):
+        raise Conflict(f"job {job_id} is {job.state}; only failed and cancelled jobs can be retried")
+    job.state, job.attempts, job.not_before, job.finished_at = "waiting", 0, None, None
+    emit(session, "job", job.run_id, _payload(job))
+    return job
+
+
+def cancel_job(session: Session, job_id: int) -> Job:
+    """Cancels a job that waits or runs (what a running one finds is dropped); raises Conflict for an ended one."""
+    job = get_job(session, job_id, lock=True)
+    if job.state not in ("waiting", "running"):
+        raise Conflict(f"job {job_id} is {job.state}; only waiting and running jobs can be cancelled")
+    _end(session, job, "cancelled", None)
+    return job
+
+
+def _end(session: Session, job: Job, state: JobState, error: str | None) -> None:
+    job.state, job.error, job.finished_at, job.owner, job.lease_expires_at = state, error, utc_now(), None, None
+    emit(session, "job", job.run_id, _payload(job))
+
+
+def _payload(job: Job) -> dict[str, Any]:
+    return {"job": job.id, "kind": job.kind, "state": job.state, "step": job.step}

@@ -1,0 +1,174 @@
+"""The loss store: per-token losses in blocks of 8,192 tokens, idempotent to write, quick to read along steps.
+
+A value of a history costs one block, so a token's history over many steps never decodes a whole slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from phasewatch.errors import Conflict, InvalidInput, NotFound
+from phasewatch.storage.codecs import (
+    BLOCK_TOKENS,
+    DEFAULT_CODEC,
+    FloatArray,
+    array_sha256,
+    decode_block,
+    encode_blocks,
+)
+from phasewatch.storage.database import insert_if_absent
+from phasewatch.storage.probe_sets import get_run_slice
+from phasewatch.storage.runs import MAX_STEP, get_run, get_segment, is_visible, note_step, visible_stretches
+from phasewatch.storage.schema import LossBlock, LossSlice, SliceRow, utc_now
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LossHistory:
+    """Losses of some tokens along the visible history: values (n_steps, n_tokens) in nats, steps ascending."""
+
+    steps: IntArray
+    tokens: IntArray
+    values: FloatArray
+
+
+def put_losses(
+    session: Session,
+    run_id: UUID,
+    slice_name: str,
+    step: int,
+    losses: npt.NDArray[np.floating],
+    *,
+    segment: int | None = None,
+    codec: str = DEFAULT_CODEC,
+) -> bool:
+    """Stores a loss slice; True when it is new, False when the same was there.
+
+    losses: flat or (n_sequences, n_positions), nats; NaN and infinities are kept and counted. Raises InvalidInput for
+    another shape than the slice's, Conflict where other values stand at this step.
+    """
+    part = get_run_slice(session, run_id, slice_name)
+    values = _checked(losses, part, step)
+    get_run(session, run_id, lock=True)  # the probe set cannot change under us
+    row = get_segment(session, run_id, segment)
+    if step < row.from_step:
+        raise InvalidInput(f"step {step} lies before segment {row.number}, which begins at step {row.from_step}")
+    key = {"segment_id": row.id, "slice_id": part.id, "step": step}
+    sha256 = array_sha256(values)
+    finite = values[np.isfinite(values)]
+    header = key | {
+        "codec": codec,
+        "n_values": values.size,
+        "mean_nats": float(finite.mean(dtype=np.float64)) if finite.size else None,
+        "n_non_finite": int(values.size - finite.size),
+        "sha256": sha256,
+        "created_at": utc_now(),
+    }
+    if not insert_if_absent(session, LossSlice, header):
+        stored = session.get_one(LossSlice, (row.id, part.id, step))
+        if stored.sha256 != sha256:
+            raise Conflict(
+                f"run {run_id} has other losses for slice {slice_name!r} at step {step} "
+                f"(SHA-256 {stored.sha256[:12]}…, yours {sha256[:12]}…); open a segment to record a resumed run"
+            )
+        return False
+    blocks = [
+        key | {"block": number, "payload": payload} for number, payload in enumerate(encode_blocks(values, codec))
+    ]
+    session.execute(insert(LossBlock), blocks)
+    note_step(session, run_id, step)
+    return True
+
+
+def _checked(losses: npt.NDArray[np.floating], part: SliceRow, step: int) -> FloatArray:
+    expected = (part.n_sequences, part.n_tokens - 1)
+    if losses.shape not in (expected, (expected[0] * expected[1],)):
+        raise InvalidInput(
+            f"losses of slice {part.name!r} have shape {losses.shape}; "
+            f"expected {expected} or flat ({expected[0] * expected[1]},)"
+        )
+    if losses.dtype.kind != "f":
+        raise InvalidInput(
+            f"losses of slice {part.name!r} have dtype {losses.dtype}; expected float16, float32 or float64"
+        )
+    if not 0 <= step <= MAX_STEP:
+        raise InvalidInput(f"step {step} is not a step; give a number from 0 to {MAX_STEP}")
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes an infinity, which is kept and counted
+        return np.ascontiguousarray(losses.reshape(-1), np.float32)
+
+
+def list_loss_slices(session: Session, run_id: UUID, slice_name: str) -> Sequence[LossSlice]:
+    """The visible loss slices of one slice, by step, values not loaded."""
+    part = get_run_slice(session, run_id, slice_name)
+    visible = is_visible(visible_stretches(session, run_id), LossSlice.segment_id, LossSlice.step)
+    return session.scalars(
+        select(LossSlice).where(LossSlice.slice_id == part.id, visible).order_by(LossSlice.step)
+    ).all()
+
+
+def get_losses(session: Session, run_id: UUID, slice_name: str, step: int) -> FloatArray:
+    """The visible losses at one step, (n_sequences, n_positions) in nats; raises NotFound."""
+    part = get_run_slice(session, run_id, slice_name)
+    history = loss_history(session, run_id, slice_name, steps=[step])
+    if not history.steps.size:
+        raise NotFound(f"run {run_id} has no losses of slice {slice_name!r} at step {step}")
+    return history.values.reshape(part.n_sequences, part.n_tokens - 1)
+
+
+def loss_history(
+    session: Session,
+    run_id: UUID,
+    slice_name: str,
+    *,
+    tokens: npt.ArrayLike | None = None,
+    steps: npt.ArrayLike | None = None,
+) -> LossHistory:
+    """Losses along the visible history of the tokens (flat indices; default all) at the steps (default all).
+
+    Reads only the blocks that hold the tokens. Raises InvalidInput for a token the slice does not have.
+    """
+    part = get_run_slice(session, run_id, slice_name)
+    n_values = part.n_sequences * (part.n_tokens - 1)
+    wanted = np.arange(n_values) if tokens is None else np.asarray(tokens, np.int64)
+    if wanted.size and (wanted.min() < 0 or wanted.max() >= n_values):
+        raise InvalidInput(
+            f"slice {slice_name!r} has tokens 0 to {n_values - 1}; {wanted.min()} to {wanted.max()} were asked for"
+        )
+    headers = list_loss_slices(session, run_id, slice_name)
+    if steps is not None:
+        chosen = set(np.asarray(steps, np.int64).tolist())
+        headers = [header for header in headers if header.step in chosen]
+    values = np.full((len(headers), wanted.size), np.nan, np.float32)
+    for block in np.unique(wanted // BLOCK_TOKENS).tolist():
+        columns = np.flatnonzero(wanted // BLOCK_TOKENS == block)
+        offsets = wanted[columns] - block * BLOCK_TOKENS
+        for row, decoded in _read_block(session, headers, part.id, block):
+            values[row, columns] = decoded[offsets]
+    return LossHistory(np.array([header.step for header in headers], np.int64), wanted, values)
+
+
+def _read_block(
+    session: Session, headers: Sequence[LossSlice], slice_id: int, block: int
+) -> Iterator[tuple[int, FloatArray]]:
+    """(row, values) of one block at every header's step, rows numbered as the headers are."""
+    rows = {(header.segment_id, header.step): (row, header.codec) for row, header in enumerate(headers)}
+    for segment_id in sorted({header.segment_id for header in headers}):
+        own = [header.step for header in headers if header.segment_id == segment_id]
+        query = select(LossBlock.step, LossBlock.payload).where(
+            LossBlock.segment_id == segment_id,
+            LossBlock.slice_id == slice_id,
+            LossBlock.block == block,
+            LossBlock.step.between(own[0], own[-1]),
+        )
+        for step, payload in session.execute(query):
+            if (segment_id, step) in rows:
+                row, codec = rows[segment_id, step]
+                yield row, decode_block(payload, codec)

@@ -1,0 +1,130 @@
+"""Measurements in the database: scalars and arrays of one checkpoint, with chance level and interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from phasewatch.errors import Conflict, InvalidInput, NotFound
+from phasewatch.storage.codecs import pack, unpack
+from phasewatch.storage.database import insert_if_absent
+from phasewatch.storage.runs import MAX_STEP, get_run, get_segment, is_visible, note_step, visible_stretches
+from phasewatch.storage.schema import MeasurementRow, utc_now
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class StoredMeasurement:
+    """values of any shape; interval (2, *shape) holds low and high; chance is one number for all of them."""
+
+    version: int
+    values: FloatArray
+    chance: float | None = None
+    interval: FloatArray | None = None
+
+
+@dataclass(frozen=True)
+class MeasureHistory:
+    """One measure along the visible history: values (n_steps, *shape), interval (n_steps, 2, *shape) or None.
+
+    chance (n_steps,) holds NaN where a step has none.
+    """
+
+    measure: str
+    version: int
+    steps: npt.NDArray[np.int64]
+    values: FloatArray
+    chance: FloatArray
+    interval: FloatArray | None
+
+
+def put_measurements(
+    session: Session,
+    run_id: UUID,
+    step: int,
+    measurements: Mapping[str, StoredMeasurement],
+    *,
+    segment: int | None = None,
+    source: str = "job",
+) -> int:
+    """Stores measures of one checkpoint; how many were new. Raises Conflict where other values stand."""
+    get_run(session, run_id, lock=True)
+    row = get_segment(session, run_id, segment)
+    if not row.from_step <= step <= MAX_STEP:
+        raise InvalidInput(f"step {step} is out of range; segment {row.number} takes steps from {row.from_step}")
+    new = 0
+    for name, found in measurements.items():
+        key = {"segment_id": row.id, "step": step, "measure": name, "version": found.version}
+        values = {
+            "shape": list(found.values.shape),
+            "payload": pack(found.values, "<f8"),
+            "interval": None if found.interval is None else pack(found.interval, "<f8"),
+            "chance": found.chance,
+        }
+        if insert_if_absent(session, MeasurementRow, key | values | {"source": source, "created_at": utc_now()}):
+            new += 1
+        elif source == "recorder":
+            _check_same(session.get_one(MeasurementRow, tuple(key.values())), found, run_id)
+    if new:
+        note_step(session, run_id, step)
+    return new
+
+
+def _check_same(stored: MeasurementRow, sent: StoredMeasurement, run_id: UUID) -> None:
+    values = unpack(stored.payload, "<f8", tuple(stored.shape))
+    if values.shape != sent.values.shape or not np.array_equal(values, sent.values, equal_nan=True):
+        raise Conflict(
+            f"run {run_id} has other values of {stored.measure} at step {stored.step}; "
+            "open a segment to record a resumed run"
+        )
+
+
+def measured(session: Session, run_id: UUID, step: int) -> set[tuple[str, int]]:
+    """(measure, version) pairs that the visible history holds at a step."""
+    visible = is_visible(visible_stretches(session, run_id), MeasurementRow.segment_id, MeasurementRow.step)
+    query = select(MeasurementRow.measure, MeasurementRow.version).where(visible, MeasurementRow.step == step)
+    return {(measure, version) for measure, version in session.execute(query)}
+
+
+def list_measures(session: Session, run_id: UUID) -> Sequence[tuple[str, int, int, int]]:
+    """(measure, version, number of steps, last step) of what the visible history holds."""
+    visible = is_visible(visible_stretches(session, run_id), MeasurementRow.segment_id, MeasurementRow.step)
+    keys = (MeasurementRow.measure, MeasurementRow.version)
+    query = select(*keys, func.count(), func.max(MeasurementRow.step)).where(visible).group_by(*keys).order_by(*keys)
+    return [(measure, version, count, last) for measure, version, count, last in session.execute(query)]
+
+
+def load_measure(session: Session, run_id: UUID, measure: str, version: int | None = None) -> MeasureHistory:
+    """One measure's visible history, in its newest version by default; raises NotFound naming what there is.
+
+    A checkpoint whose values have another shape than the last one's (a model that grew) is left out.
+    """
+    if version is None:
+        versions = [found for name, found, _, _ in list_measures(session, run_id) if name == measure]
+        if not versions:
+            names = ", ".join(sorted({name for name, _, _, _ in list_measures(session, run_id)})) or "nothing yet"
+            raise NotFound(f"run {run_id} has no measure {measure!r}; measured are: {names}")
+        version = max(versions)
+    visible = is_visible(visible_stretches(session, run_id), MeasurementRow.segment_id, MeasurementRow.step)
+    query = select(MeasurementRow).where(visible, MeasurementRow.measure == measure, MeasurementRow.version == version)
+    rows = session.scalars(query.order_by(MeasurementRow.step)).all()
+    if not rows:
+        raise NotFound(f"run {run_id} has no version {version} of measure {measure!r}")
+    shape = tuple(rows[-1].shape)
+    rows = [row for row in rows if tuple(row.shape) == shape]
+    intervals = [unpack(row.interval, "<f8", (2, *shape)) for row in rows if row.interval is not None]
+    return MeasureHistory(
+        measure,
+        version,
+        np.array([row.step for row in rows], np.int64),
+        np.stack([unpack(row.payload, "<f8", shape) for row in rows]),
+        np.array([np.nan if row.chance is None else row.chance for row in rows]),
+        np.stack(intervals) if len(intervals) == len(rows) else None,
+    )

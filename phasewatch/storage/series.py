@@ -1,0 +1,95 @@
+"""Training metrics: one number a name and step, such as loss, learning_rate or tokens_per_s."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from uuid import UUID
+
+from sqlalchemy import distinct, insert, select
+from sqlalchemy.orm import Session
+
+from phasewatch.errors import Conflict, InvalidInput
+from phasewatch.storage.runs import MAX_STEP, get_run, get_segment, is_visible, note_step, visible_stretches
+from phasewatch.storage.schema import Segment, SeriesValue
+
+MAX_NAME = 200
+
+
+def put_series(
+    session: Session, run_id: UUID, values: Mapping[int, Mapping[str, float]], *, segment: int | None = None
+) -> int:
+    """Stores metrics as step -> name -> value; how many were new. All or nothing.
+
+    Raises Conflict where another value stands under the same name and step, InvalidInput for a step before the segment.
+    """
+    if not values:
+        return 0
+    get_run(session, run_id, lock=True)
+    row = get_segment(session, run_id, segment)
+    wanted = {
+        (name, step): _checked(name, step, value, row)
+        for step, named in values.items()
+        for name, value in named.items()
+    }
+    stored = _stored(session, row.id, sorted(values))
+    for key, value in wanted.items():
+        if key in stored and stored[key] != value:
+            raise Conflict(
+                f"run {run_id} has {key[0]} = {stored[key]} at step {key[1]}; {value} was sent. "
+                "Open a segment to record a resumed run"
+            )
+    new = [
+        {"segment_id": row.id, "name": name, "step": step, "value": value}
+        for (name, step), value in wanted.items()
+        if (name, step) not in stored
+    ]
+    if new:
+        session.execute(insert(SeriesValue), new)
+        note_step(session, run_id, max(values))
+    return len(new)
+
+
+def _stored(session: Session, segment_id: int, steps: list[int]) -> dict[tuple[str, int], float | None]:
+    query = select(SeriesValue.name, SeriesValue.step, SeriesValue.value).where(
+        SeriesValue.segment_id == segment_id, SeriesValue.step.between(steps[0], steps[-1])
+    )
+    return {(name, step): value for name, step, value in session.execute(query)}
+
+
+def _checked(name: str, step: int, value: float, segment: Segment) -> float | None:
+    if not 0 < len(name) <= MAX_NAME or "\x00" in name:
+        raise InvalidInput(
+            f"series name {name[:40]!r} has {len(name)} characters; give 1 to {MAX_NAME}, none of them NUL"
+        )
+    if not segment.from_step <= step <= MAX_STEP:
+        raise InvalidInput(
+            f"step {step} is out of range; segment {segment.number} takes steps from {segment.from_step}"
+        )
+    return None if math.isnan(value) else value
+
+
+def list_series(session: Session, run_id: UUID) -> Sequence[str]:
+    """Names of the run's visible metrics."""
+    visible = is_visible(visible_stretches(session, run_id), SeriesValue.segment_id, SeriesValue.step)
+    return session.scalars(select(distinct(SeriesValue.name)).where(visible).order_by(SeriesValue.name)).all()
+
+
+def load_series(
+    session: Session, run_id: UUID, names: Iterable[str] | None = None
+) -> dict[str, tuple[list[int], list[float]]]:
+    """name -> (steps ascending, values) of the visible history; NaN where NaN was logged."""
+    visible = is_visible(visible_stretches(session, run_id), SeriesValue.segment_id, SeriesValue.step)
+    query = (
+        select(SeriesValue.name, SeriesValue.step, SeriesValue.value)
+        .where(visible)
+        .order_by(SeriesValue.name, SeriesValue.step)
+    )
+    if names is not None:
+        query = query.where(SeriesValue.name.in_(list(names)))
+    found: dict[str, tuple[list[int], list[float]]] = {}
+    for name, step, value in session.execute(query):
+        steps, values = found.setdefault(name, ([], []))
+        steps.append(step)
+        values.append(math.nan if value is None else value)
+    return found

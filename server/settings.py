@@ -1,0 +1,34 @@
+"""The service's settings: environment variables with the prefix PHASEWATCH_, read once at the start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, model_validator
+
+from phasewatch.storage.settings import StorageSettings, read_secret_files
+
+
+class Settings(StorageSettings):
+    """Everything the service can be told; every field has a default that works on a laptop."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; another than loopback needs an admin token")
+    port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
+    executor: Literal["thread", "process"] = Field("process", description="where jobs run")
+    admin_token: SecretStr | None = Field(
+        None, description="the first token, with scope admin; made valid at the start"
+    )
+    admin_token_file: Path | None = Field(None, description="a file that holds the admin token")
+    allowed_hosts: str = Field("127.0.0.1,localhost,[::1]", description="host names a request may carry, by comma")
+    max_body_bytes: int = Field(64 * 2**20, gt=0, description="largest request body")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_secrets(cls, values: dict[str, object]) -> dict[str, object]:
+        return read_secret_files(values, ("admin_token",))
+
+    @property
+    def host_names(self) -> tuple[str, ...]:
+        """The host names a request may carry."""
+        return tuple(name.strip().lower() for name in self.allowed_hosts.split(",") if name.strip())
