@@ -1,0 +1,41 @@
+# make install · demo · test · check · up
+# Everything is installed into .venv by itself; Python 3.11 or newer and make are all that must be there.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install demo test check format up down bench browser
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[report,server,trainer,dev]'
+	touch $(STAMP)
+
+demo: install
+	$(BIN)/python examples/demo.py
+
+test: install browser
+	$(BIN)/python -m pytest
+
+browser: install
+	$(BIN)/python tests/browser.py
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+up:
+	docker compose version >/dev/null 2>&1 && docker compose up --build --detach || docker-compose up --build --detach
+
+down:
+	docker compose version >/dev/null 2>&1 && docker compose down || docker-compose down
