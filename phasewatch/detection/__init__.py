@@ -1,0 +1,17 @@
+"""Phase changes of a training run: arrays in, values out. Needs numpy alone.
+
+    find_series_changes   one series: mean loss, a whole-model measure, a head's score
+    find_phase_changes    a loss matrix (n_steps, n_tokens)
+    find_run_changes      everything measured of a run; the only one that gives the induction verdict
+
+Definitions: MEASURES.md, section 8.
+"""
+
+from __future__ import annotations
+
+from phasewatch.detection.loss_matrix import find_phase_changes
+from phasewatch.detection.phase_change import Changes, PhaseChange
+from phasewatch.detection.series import find_series_changes
+from phasewatch.detection.verdict import find_run_changes
+
+__all__ = ["Changes", "PhaseChange", "find_phase_changes", "find_run_changes", "find_series_changes"]

@@ -1,0 +1,164 @@
+"""The induction verdict on recorded runs, on cuts of them, and on runs made of sigmoids."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from phasewatch.detection import PhaseChange, find_run_changes
+from phasewatch.errors import InvalidInput
+from tests.detection.recorded import RecordedRun, load_run
+
+TRUTH = {"L2_bpe512_s0": (161, 275, 490), "L1_smear_bpe512_s0": (106, 150, 193)}
+
+
+@pytest.fixture(scope="module")
+def runs() -> dict[str, RecordedRun]:
+    return {name: load_run(name) for name in [*TRUTH, "L1_bpe512_s0", "L2_allpos_bpe512_s0"]}
+
+
+def the_induction(changes: list[PhaseChange]) -> PhaseChange:
+    found = [change for change in changes if change.induction]
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.mark.parametrize("name", TRUTH)
+@pytest.mark.parametrize("every", [1, 2])
+def test_induction_is_found_once_at_its_true_time(runs: dict[str, RecordedRun], name: str, every: int) -> None:
+    change = the_induction(runs[name].cut(slice(None, None, every)).changes())
+    start, middle, end = TRUTH[name]
+    assert change.step == pytest.approx(middle, rel=0.1)
+    assert change.start_step == pytest.approx(start, rel=0.2)
+    assert change.end_step == pytest.approx(end, rel=0.25)
+    assert change.signs["icl_score"] == change.signs["repeat_gain"] == "present"
+    assert change.direction == "rise"
+    assert change.effect > 0.4
+
+
+@pytest.mark.parametrize("name", ["L1_bpe512_s0", "L2_allpos_bpe512_s0"])
+@pytest.mark.parametrize("every", [1, 3])
+def test_controls_have_no_induction(runs: dict[str, RecordedRun], name: str, every: int) -> None:
+    run = runs[name].cut(slice(None, None, every))
+    assert not [change for change in run.changes() if change.induction]
+    assert not [change for change in run.changes(series=False) if change.induction]
+
+
+def test_the_largest_head_leads_and_others_join(runs: dict[str, RecordedRun]) -> None:
+    change = the_induction(runs["L2_bpe512_s0"].changes())
+    assert change.heads == ((1, 1), (1, 0))
+    assert change.measure == "natural_prefix_matching:L1H1"
+
+
+def test_signs_nobody_supplied_are_not_measured(runs: dict[str, RecordedRun]) -> None:
+    changes = runs["L2_bpe512_s0"].changes(series=False, tokens=False)
+    assert not [change for change in changes if change.induction]
+    heads = [change for change in changes if change.heads]
+    assert heads[0].signs["icl_score"] == heads[0].signs["repeat_gain"] == "not measured"
+
+
+def test_sequences_alone_give_the_icl_sign(runs: dict[str, RecordedRun]) -> None:
+    change = the_induction(runs["L2_bpe512_s0"].changes(series=False))
+    assert change.signs["icl_score"] == "present"
+    assert change.signs["repeat_gain"] == "not measured"
+
+
+def test_on_a_growing_run_it_appears_once_censored_and_then_ends(runs: dict[str, RecordedRun]) -> None:
+    run = runs["L2_bpe512_s0"]
+    seen = []
+    for n in range(8, len(run.steps), 4):
+        changes = run.cut(slice(0, n), sequences=16).changes()
+        found = [change for change in changes if change.induction]
+        assert len(found) <= 1
+        seen.append(found[0].end_step if found else -1)
+    first = next(i for i, end in enumerate(seen) if end != -1)
+    assert -1 not in seen[first:]
+    assert seen[first] is None
+    assert seen[-1] is not None
+
+
+def test_its_tokens_gained_more_than_the_others(runs: dict[str, RecordedRun]) -> None:
+    run = runs["L1_smear_bpe512_s0"]
+    change = the_induction(run.changes())
+    assert change.tokens is not None
+    assert change.end_step is not None
+    before = run.losses[(run.steps >= 51) & (run.steps <= change.start_step)].astype(float).mean(axis=0)
+    after = run.losses[(run.steps >= change.end_step) & (run.steps <= 300)].astype(float).mean(axis=0)
+    gained = before - after
+    assert gained[change.tokens].mean() > gained.mean() + 1.0
+    assert gained[change.tokens[:50]].mean() > gained[change.tokens[-50:]].mean()
+
+
+def simulated(rng: np.random.Generator, n: int, height: float, icl: float) -> dict[str, Any]:
+    """A run with one head rising by `height` at steps 150 to 400 while the ICL score moves by `icl`."""
+    steps = np.unique(np.concatenate([[0, 1, 2, 4, 8], np.linspace(16, 700, n - 5)]).astype(int))
+    way = 1 / (1 + np.exp(-(np.log1p(steps) - np.log(245)) / 0.22))
+    scores = 0.04 + rng.normal(0, 0.004, (len(steps), 2, 2))
+    scores[:, 1, 0] += height * way + rng.normal(0, 0.015, len(steps)) * way
+    return {
+        "steps": steps,
+        "losses": {"text": 3 + 3 * (1 + steps[:, None] / 8) ** -0.5 + rng.normal(0, 0.4, (len(steps), 300))},
+        "scores": {"natural_prefix_matching": scores},
+        "series": {"icl_score": 0.02 + icl * way + rng.normal(0, 0.03, len(steps))},
+    }
+
+
+@pytest.mark.parametrize("n", [20, 49, 200])
+@pytest.mark.parametrize("seed", range(4))
+def test_simulated_runs_of_every_density(n: int, seed: int) -> None:
+    changes = find_run_changes(**simulated(np.random.default_rng(seed), n, 0.5, -0.45))
+    change = the_induction(changes)
+    assert change.step == pytest.approx(245, rel=0.1)
+    assert change.end_step is not None
+    assert 60 < change.start_step < change.step < change.end_step < 700
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_head_without_behaviour_is_no_induction(seed: int) -> None:
+    changes = find_run_changes(**simulated(np.random.default_rng(seed), 49, 0.5, 0.0))
+    assert [change.signs["icl_score"] for change in changes if change.heads] == ["absent"]
+    assert not [change for change in changes if change.induction]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_behaviour_without_a_head_is_no_induction(seed: int) -> None:
+    changes = find_run_changes(**simulated(np.random.default_rng(seed), 49, 0.03, -0.45))
+    assert not [change for change in changes if change.induction]
+
+
+def test_behaviour_at_another_time_is_no_sign() -> None:
+    run = simulated(np.random.default_rng(0), 100, 0.5, 0.0)
+    run["series"]["icl_score"] = run["series"]["icl_score"] - 0.4 * (run["steps"] > 620)
+    assert not [change for change in find_run_changes(**run) if change.induction]
+
+
+def test_coinciding_events_are_named() -> None:
+    run = simulated(np.random.default_rng(1), 49, 0.5, -0.45)
+    run["series"]["learning_rate"] = np.minimum(run["steps"] / 50, 1.0)
+    events = [(200, "batch size doubled"), {"step": 650, "name": "new data"}]
+    change = the_induction(find_run_changes(**run, events=events))
+    assert change.coincides_with == ("batch size doubled at step 200",)
+
+
+def test_unscored_checkpoints_are_left_out() -> None:
+    run = simulated(np.random.default_rng(2), 60, 0.5, -0.45)
+    run["scores"]["natural_prefix_matching"][::3] = np.nan
+    run["series"]["icl_score"][::4] = np.nan
+    assert the_induction(find_run_changes(**run)).step == pytest.approx(245, rel=0.1)
+
+
+def test_too_few_checkpoints_give_the_reason() -> None:
+    changes = find_run_changes([0, 1, 2, 4, 8], {"text": np.ones((5, 10))})
+    assert changes == []
+    assert changes.notes == ["the run has 5 checkpoints, a change needs at least 8"]
+
+
+def test_misaligned_input_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"icl_score has shape \(3,\), must be \(9,\)"):
+        find_run_changes(range(9), {"text": np.ones((9, 4))}, series={"icl_score": [1.0, 2.0, 3.0]})
+    with pytest.raises(InvalidInput, match="n_layers, n_heads"):
+        find_run_changes(range(9), {"text": np.ones((9, 4))}, {"prefix_matching": np.ones((9, 2))})
+    with pytest.raises(InvalidInput, match="steps must increase: 3 is followed by 3"):
+        find_run_changes([0, 1, 2, 3, 3, 4, 5, 6, 7], {"text": np.ones((9, 4))})
