@@ -1,12 +1,13 @@
-# make install · demo · test · check · up
+# make install · demo · test · check · format · up · down
 # Everything is installed into .venv by itself; Python 3.11 or newer and make are all that must be there.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
-.PHONY: install demo test check format up down bench browser
+.PHONY: install demo test check format browser up down
 
 install: $(STAMP)
 
@@ -34,8 +35,13 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-up:
-	docker compose version >/dev/null 2>&1 && docker compose up --build --detach || docker-compose up --build --detach
+up: .env
+	$(COMPOSE) up --build --detach
 
 down:
-	docker compose version >/dev/null 2>&1 && docker compose down || docker-compose down
+	$(COMPOSE) down
+
+.env:
+	umask 077 && sed -e "s/^\(PHASEWATCH_[A-Z_]*\)=$$/\1=@/" .env.example | while IFS= read -r line; do \
+		case "$$line" in *=@) printf '%s%s\n' "$${line%@}" "$$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')";; \
+		*) printf '%s\n' "$$line";; esac; done > .env

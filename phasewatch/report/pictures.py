@@ -1,0 +1,136 @@
+"""Curves and maps of a run over its steps, each change marked as a band from its start to its end.
+
+Every function takes arrays and gives back a matplotlib Figure, with one panel a run; nothing here reads a file or knows
+a server. Steps are on a symmetric log axis, because learning is quick at first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
+
+from phasewatch.detection.phase_change import PhaseChange
+
+FloatArray = npt.NDArray[np.floating]
+IntArray = npt.NDArray[np.integer]
+
+Panels = Mapping[str, tuple[IntArray, FloatArray, Sequence[PhaseChange]]]
+"""run name -> (steps (n,), one array over them, changes to mark)"""
+
+LINEAR_BELOW = 10  # steps; the axis is logarithmic above
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+)  # Okabe and Ito, safe for colour-blind eyes
+INDUCTION_COLOUR = "#E69F00"
+CHANGE_COLOUR = "#999999"
+
+
+def loss_picture(runs: Panels) -> Figure:
+    """Mean loss (n,) in nats over steps."""
+    return score_picture(
+        {name: (steps, {"mean loss": loss}, changes) for name, (steps, loss, changes) in runs.items()},
+        "mean loss (nats)",
+    )
+
+
+def score_picture(
+    runs: Mapping[str, tuple[IntArray, Mapping[str, FloatArray], Sequence[PhaseChange]]], unit: str
+) -> Figure:
+    """Named curves over steps: run name -> (steps (n,), label -> values (n,), changes)."""
+    figure, panels = _panels(runs, height=3.6)
+    for axes, (steps, curves, changes) in zip(panels, runs.values(), strict=True):
+        for (label, values), colour in zip(curves.items(), cycle(COLOURS), strict=False):
+            axes.plot(steps, values, color=colour, label=label, marker=".", markersize=3, linewidth=1.4)
+        mark_changes(axes, changes, int(steps[-1]))
+        step_axis(axes, int(steps[-1]))
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=8, framealpha=0.9)
+    panels[0].set_ylabel(unit)
+    return figure
+
+
+def head_picture(runs: Panels, measure: str) -> Figure:
+    """One row a head, one column a checkpoint: scores (n, n_layers, n_heads)."""
+    figure, panels = _panels(runs, height=2.8, share_rows=False)
+    highest = max(0.6, *(float(np.nanmax(scores)) for _, scores, _ in runs.values()))
+    for axes, (steps, scores, changes) in zip(panels, runs.values(), strict=True):
+        _, n_layers, n_heads = scores.shape
+        names = [f"L{layer}H{head}" for layer in range(n_layers) for head in range(n_heads)]
+        rows = scores.reshape(len(steps), -1).T
+        image = axes.pcolormesh(
+            step_edges(steps), np.arange(len(names) + 1) - 0.5, rows, cmap="cividis", vmin=0.0, vmax=highest
+        )
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        mark_changes(axes, changes, int(steps[-1]), bands=False)
+        step_axis(axes, int(steps[-1]))
+    figure.colorbar(image, ax=panels, label=measure.replace("_", " "))
+    return figure
+
+
+def position_picture(runs: Panels) -> Figure:
+    """Loss by position and step: mean loss by position (n, n_positions) in nats.
+
+    The two-dimensional figure of Olsson et al. 2022: in-context learning is a loss that falls along the context.
+    Drawn is the loss minus its checkpoint's mean, so that the fall of the whole does not hide it.
+    """
+    figure, panels = _panels(runs, height=3.6)
+    relative = [profile - profile.mean(axis=1, keepdims=True) for _, profile, _ in runs.values()]
+    limit = max(float(np.nanpercentile(np.abs(values), 99)) for values in relative)
+    for axes, values, (steps, profile, changes) in zip(panels, relative, runs.values(), strict=True):
+        edges = np.arange(profile.shape[1] + 1) + 0.5
+        image = axes.pcolormesh(step_edges(steps), edges, values.T, cmap="PuOr", norm=TwoSlopeNorm(0.0, -limit, limit))
+        axes.set_yscale("log")
+        mark_changes(axes, changes, int(steps[-1]), bands=False)
+        step_axis(axes, int(steps[-1]))
+    panels[0].set_ylabel("position in the context (token)")
+    figure.colorbar(image, ax=panels, label="loss − checkpoint's mean (nats)")
+    return figure
+
+
+def _panels(runs: Mapping[str, object], *, height: float, share_rows: bool = True) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(5.2 * len(runs), height), layout="constrained")
+    panels = list(figure.subplots(1, len(runs), sharey=share_rows, squeeze=False)[0])
+    for axes, name in zip(panels, runs, strict=True):
+        axes.set_title(name)
+    return figure, panels
+
+
+def mark_changes(axes: Axes, changes: Sequence[PhaseChange], last_step: int, *, bands: bool = True) -> None:
+    """A band from start to end and a line at the middle of each change; the induction change in a colour of its own."""
+    for change in changes:
+        colour = INDUCTION_COLOUR if change.induction else CHANGE_COLOUR
+        end = last_step if change.end_step is None else change.end_step
+        name = "induction" if change.induction else f"{change.kind} {change.direction}"
+        if bands:
+            axes.axvspan(change.start_step, end, color=colour, alpha=0.22, linewidth=0)
+        for step, style in ((change.start_step, ":"), (change.step, "-"), (end, ":")):
+            label = f"{name}, step {change.step}" if style == "-" and bands else None
+            axes.axvline(step, color=colour, linestyle=style, linewidth=1.2, label=label)
+
+
+def step_axis(axes: Axes, last_step: int) -> None:
+    """The shared step axis: linear below ten, logarithmic above, ticks at 0 and at round numbers."""
+    axes.set_xscale("symlog", linthresh=LINEAR_BELOW)
+    ticks = [0, *(m * 10**k for k in range(1, 10) for m in (1, 2, 5) if m * 10**k <= last_step)]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlim(0, last_step)
+    axes.set_xlabel("step (optimizer steps completed)")
+
+
+def step_edges(steps: IntArray) -> FloatArray:
+    """Cell edges (n + 1,) half-way between neighbouring checkpoints, for maps."""
+    middles = (steps[1:] + steps[:-1]) / 2
+    return np.concatenate([[steps[0]], middles, [steps[-1]]])
