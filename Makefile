@@ -42,6 +42,5 @@ down:
 	$(COMPOSE) down
 
 .env:
-	umask 077 && sed -e "s/^\(PHASEWATCH_[A-Z_]*\)=$$/\1=@/" .env.example | while IFS= read -r line; do \
-		case "$$line" in *=@) printf '%s%s\n' "$${line%@}" "$$(od -An -N24 -tx1 /dev/urandom | tr -d ' \n')";; \
-		*) printf '%s\n' "$$line";; esac; done > .env
+	umask 077 && $(PYTHON) -c "import pathlib, re, secrets; print(re.sub(r'(?m)^(PHASEWATCH_\w+)=$$', \
+		lambda line: line[0] + secrets.token_hex(24), pathlib.Path('.env.example').read_text()), end='')" > .env
