@@ -1,0 +1,259 @@
+"""The tap: attention patterns of any PyTorch model, without an adapter and without doing its work again.
+
+Separate from the measures, which ask for entries of patterns and never know how a model computes them. A dispatch mode
+lies below every way of calling attention (`scaled_dot_product_attention`, `MultiheadAttention`, a compiled model, a
+softmax written out), so it sees each call once:
+
+    fused kernels   queries, keys and the kernel's log-sum-exp: A = exp(q·k·scale + mask − logsumexp), entry by entry
+                    or in blocks of queries, so that memory grows with the sequence and not with its square
+    softmax         over a square of scores: its result is the pattern
+
+    with AttentionTap(tokens.shape) as tap:
+        model(tokens)
+    tap.calls[0].rows(0, 16)
+
+Shapes: B sequences, H heads (G of them share each of K key heads), T queries and keys, D width of a head, n entries.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from phasewatch.errors import AttentionNotSeen
+
+_FUSED = (
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_flash_attention",
+    "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention",
+    "_scaled_dot_product_fused_attention_overrideable",
+)
+_SOFTMAX = ("_softmax", "_safe_softmax")
+# Elements of queries or keys gathered at once (16 MiB of float32).
+_GATHERED_AT_ONCE = 1 << 22
+
+
+class AttentionCall(ABC):
+    """One layer's attention over a batch of whole sequences: A[b, h, i, k], whose rows sum to 1."""
+
+    layer: int
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int, int]:
+        """(n_sequences, n_heads, n_tokens)."""
+
+    @abstractmethod
+    def probabilities(self, sequences: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+        """Entries A[sequences, :, queries, keys] for index vectors (n,): (n, n_heads), without the square."""
+
+    @abstractmethod
+    def rows(self, first: int, last: int) -> Tensor:
+        """Rows of the queries first … last − 1: (n_sequences, n_heads, last − first, n_keys), a new tensor or a view.
+
+        Keys start at 0; keys after the last query can be missing where none of the queries may attend to them.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class FusedCall(AttentionCall):
+    """A call of a fused kernel: query (B, H, T, D), key (B, K, T, D), additive mask or None, logsumexp (B, H, T)."""
+
+    layer: int
+    query: Tensor
+    key: Tensor
+    scale: float
+    mask: Tensor | None
+    is_causal: bool
+    logsumexp: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.query.shape[0], self.query.shape[1], self.query.shape[2]
+
+    def probabilities(self, sequences: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+        at_once = max(1, _GATHERED_AT_ONCE // (self.query.shape[1] * self.query.shape[3]))
+        starts = range(0, max(1, len(queries)), at_once)
+        chunks = (slice(start, start + at_once) for start in starts)
+        return torch.cat([self._entries(sequences[chunk], queries[chunk], keys[chunk]) for chunk in chunks])
+
+    def _entries(self, sequences: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+        query_nHD = _at_least_single(self.query[sequences, :, queries])
+        key_nKD = _at_least_single(self.key[sequences, :, keys])
+        (n, n_heads, width), n_key_heads = query_nHD.shape, key_nKD.shape[1]
+        query_nKGD = query_nHD.reshape(n, n_key_heads, n_heads // n_key_heads, width)
+        scores_nH = (query_nKGD * key_nKD[:, :, None]).sum(-1).reshape(n, n_heads) * self.scale
+        if self.mask is not None:
+            scores_nH += self.mask.expand(*self.shape, self.shape[2])[sequences, :, queries, keys]
+        if self.is_causal:
+            scores_nH.masked_fill_((keys > queries)[:, None], -math.inf)
+        return torch.exp_(scores_nH - self.logsumexp[sequences, :, queries])
+
+    def rows(self, first: int, last: int) -> Tensor:
+        n_sequences, n_heads, n_tokens = self.shape
+        n_keys = last if self.is_causal else n_tokens
+        query_BHtD = _at_least_single(self.query[:, :, first:last])
+        key_BKTD = _at_least_single(self.key[:, :, :n_keys])
+        # Heads that share a key head become more queries of it, so that its keys are not copied.
+        query_BKtD = query_BHtD.reshape(n_sequences, key_BKTD.shape[1], -1, query_BHtD.shape[-1])
+        scores_BKtT = torch.matmul(query_BKtD, key_BKTD.transpose(-1, -2)).mul_(self.scale)
+        scores_BHtT = scores_BKtT.reshape(n_sequences, n_heads, last - first, n_keys)
+        if self.mask is not None:
+            mask_TT = self.mask.expand(*self.mask.shape[:-2], n_tokens, n_tokens)
+            scores_BHtT += mask_TT[..., first:last, :n_keys]
+        rows_BHtT = scores_BHtT.sub_(self.logsumexp[:, :, first:last, None]).exp_()
+        return rows_BHtT.tril_(first) if self.is_causal else rows_BHtT
+
+
+@dataclass(frozen=True, eq=False)
+class SoftmaxCall(AttentionCall):
+    """Attention written out: the pattern itself, (B, H, T, T)."""
+
+    layer: int
+    pattern: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.pattern.shape[0], self.pattern.shape[1], self.pattern.shape[2]
+
+    def probabilities(self, sequences: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+        return _at_least_single(self.pattern[sequences, :, queries, keys])
+
+    def rows(self, first: int, last: int) -> Tensor:
+        return _at_least_single(self.pattern[:, :, first:last])
+
+
+class AttentionTap(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves the mode's methods untyped
+    """Sees each attention call of the forward pass run inside it, layers numbered in the order of the calls.
+
+    `tokens_shape` is (n_sequences, n_tokens) of the input: attention over other lengths (a cache, a cross-attention)
+    and softmaxes over anything else are left alone. `on_call` takes each call as it happens, and nothing is kept;
+    without it calls are kept in `calls`, which holds queries, keys and log-sum-exps (or patterns) of all layers.
+
+    While it is active gradients and inference mode are off (inference mode hides the kernels) and so is the fast path
+    of `torch.nn.MultiheadAttention`; all of them are restored on the way out, also after an error.
+    """
+
+    def __init__(self, tokens_shape: Sequence[int], on_call: Callable[[AttentionCall], object] | None = None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.n_sequences, self.n_tokens = tokens_shape
+        self.calls: list[AttentionCall] = []
+        self.n_calls = 0
+        self.n_operations = 0
+        self._on_call = self.calls.append if on_call is None else on_call
+        self._restore = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            undo.enter_context(torch.inference_mode(False))
+            undo.enter_context(torch.no_grad())
+            undo.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+            torch.backends.mha.set_fastpath_enabled(False)
+            if "torch._dynamo" in sys.modules:  # else nothing can be compiled
+                undo.enter_context(torch.compiler.set_stance("force_eager"))
+            super().__enter__()  # type: ignore[no-untyped-call]
+            self._restore = undo.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._restore:
+            super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        self.n_operations += 1
+        if func in _FUSED_OPERATIONS:
+            return self._fused(func, _named(func, args, kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if func in _SOFTMAX_OPERATIONS:
+            self._softmax(result)
+        return result
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Else torch imports its compiler, for 2 s, only to keep it off the mode; __enter__ does so where it is there.
+        return False
+
+    def check_seen(self) -> None:
+        """Raises AttentionNotSeen, saying what was looked for, where no call was seen."""
+        if self.n_calls:
+            return
+        raise AttentionNotSeen(
+            f"no attention seen in {self.n_operations} operations on {self.n_sequences} × {self.n_tokens} tokens: "
+            "looked for the kernels of torch.nn.functional.scaled_dot_product_attention and for a softmax over scores "
+            f"of shape ({self.n_sequences}, heads, {self.n_tokens}, {self.n_tokens}). Attention by another library's "
+            "kernel, or inside torch.inference_mode, cannot be seen: use the model's 'sdpa' or 'eager' attention"
+        )
+
+    def _fused(self, func: Any, named: dict[str, Any]) -> Any:
+        """Runs a fused kernel and hands on what it did, asking for the log-sum-exp where the caller did not."""
+        if "compute_log_sumexp" in named:
+            named["compute_log_sumexp"] = True
+        result = func(**named)
+        query, key = named["query"], named["key"]
+        if (query.shape[0], query.shape[2], key.shape[2]) == (self.n_sequences, self.n_tokens, self.n_tokens):
+            scale = named["scale"]
+            self._hand_on(
+                FusedCall(
+                    layer=self.n_calls,
+                    query=query,
+                    key=key,
+                    scale=1 / math.sqrt(query.shape[-1]) if scale is None else scale,
+                    mask=named.get("attn_mask", named.get("attn_bias")),
+                    is_causal=named["is_causal"],
+                    # Some kernels pad its length and some add a dimension of one.
+                    logsumexp=result[1].reshape(*query.shape[:2], -1)[..., : self.n_tokens],
+                )
+            )
+        return result
+
+    def _softmax(self, result: Tensor) -> None:
+        """Hands on the result of a softmax where it was over a square of scores."""
+        square = (self.n_tokens, self.n_tokens)
+        if result.ndim < 3 or result.shape[-2:] != square or result.shape[0] % self.n_sequences:
+            return
+        pattern = result.reshape(self.n_sequences, -1, *square)
+        # (B, T, T) may also be the softmax over a vocabulary of T: attention of one head is causal, that is not.
+        if result.shape[0] == self.n_sequences and result.ndim == 3 and bool(pattern[..., 0, 1:].any()):
+            return
+        self._hand_on(SoftmaxCall(layer=self.n_calls, pattern=pattern))
+
+    def _hand_on(self, call: AttentionCall) -> None:
+        self.n_calls += 1
+        self._on_call(call)
+
+
+def _operations(names: Sequence[str]) -> frozenset[Any]:
+    """The default overloads of those operations that this PyTorch has."""
+    return frozenset(getattr(torch.ops.aten, name).default for name in names if hasattr(torch.ops.aten, name))
+
+
+_FUSED_OPERATIONS = _operations(_FUSED)
+_SOFTMAX_OPERATIONS = _operations(_SOFTMAX)
+
+
+def _named(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of an operation's call by name, defaults filled in."""
+    arguments = func._schema.arguments
+    defaults = {argument.name: argument.default_value for argument in arguments}
+    given = zip((argument.name for argument in arguments), args, strict=False)
+    return {**defaults, **dict(given), **kwargs}
+
+
+def _at_least_single(values: Tensor) -> Tensor:
+    """Half-precision values as float32: kernels accumulate in it too."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

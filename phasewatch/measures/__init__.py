@@ -1,0 +1,11 @@
+"""What is measured on a checkpoint: one file a family, and the registry that knows them all by name."""
+
+from __future__ import annotations
+
+from phasewatch.measures import registry
+from phasewatch.measures.evaluation import token_losses
+from phasewatch.measures.heads import score_heads
+from phasewatch.measures.losses import score_losses
+from phasewatch.measures.measurement import HeadScores, Measurement
+
+__all__ = ["HeadScores", "Measurement", "registry", "score_heads", "score_losses", "token_losses"]

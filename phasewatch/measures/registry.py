@@ -1,0 +1,94 @@
+"""Every measure by name: what it needs, what it costs, and the shape, unit, chance and perfect value of its result.
+
+A measure is one function with one decorator in one file of this folder; nothing else has to know it. Storage keys,
+jobs, the API and docs/measures.md read the names and versions here.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from phasewatch.errors import InvalidInput, NotFound
+
+Needs = Literal["losses", "attention", "weights", "generation"]
+Cost = Literal["every_checkpoint", "flagged", "on_request"]
+Reads = Literal["entries", "rows"]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A registered measure. `version` rises whenever the same model would get other values."""
+
+    name: str
+    version: int
+    section: str  # of MEASURES.md
+    needs: Needs
+    cost: Cost
+    slice: str | None  # the slice of the probe set it is computed on
+    shape: tuple[str, ...]  # names of the result's axes; () for a single number
+    unit: str
+    perfect: float | None  # value of a model that has the ability in full
+    chance: float | None  # where it is one number, whatever the tokens
+    reads: Reads | None  # of those that need attention: single entries of patterns or whole rows
+    function: Callable[..., Any]
+
+    @property
+    def summary(self) -> str:
+        """The definition in a sentence: the first paragraph of the function's docstring."""
+        return inspect.getdoc(self.function).split("\n\n")[0].replace("\n", " ")  # type: ignore[union-attr]  # checked
+
+
+_MEASURES: dict[str, Measure] = {}
+
+
+def measure(
+    name: str,
+    *,
+    version: int = 1,
+    section: str,
+    needs: Needs,
+    cost: Cost = "every_checkpoint",
+    slice: str | None = None,
+    shape: tuple[str, ...] = (),
+    unit: str,
+    perfect: float | None = None,
+    chance: float | None = None,
+    reads: Reads | None = None,
+) -> Callable[[Function], Function]:
+    """Registers the decorated function as the measure `name` and leaves it as it is.
+
+    Raises InvalidInput where the name is taken or the function has no docstring, which is its public definition.
+    """
+
+    def register(function: Function) -> Function:
+        if name in _MEASURES:
+            raise InvalidInput(f"measure {name!r} is registered already, by {_MEASURES[name].function.__module__}")
+        if not inspect.getdoc(function):
+            raise InvalidInput(f"measure {name!r} has no docstring; write its definition there")
+        _MEASURES[name] = Measure(
+            name, version, section, needs, cost, slice, tuple(shape), unit, perfect, chance, reads, function
+        )
+        return function
+
+    return register
+
+
+def get(name: str) -> Measure:
+    """The measure called `name`; parameters after a colon (`token_group:closing`) are not part of the look-up.
+
+    Raises NotFound.
+    """
+    base = name.partition(":")[0]
+    if base not in _MEASURES:
+        raise NotFound(f"no measure is called {base!r}; there are {', '.join(sorted(_MEASURES))}")
+    return _MEASURES[base]
+
+
+def select(*, needs: Needs | None = None, cost: Cost | None = None) -> list[Measure]:
+    """The measures with these needs and of this cost class (None: of any), by name."""
+    found = (one for one in _MEASURES.values() if needs in (None, one.needs) and cost in (None, one.cost))
+    return sorted(found, key=lambda one: one.name)
