@@ -216,14 +216,13 @@ def upgrade() -> None:
     op.create_table(
         "loss_blocks",
         sa.Column("segment_id", sa.Integer(), nullable=False),
-        sa.Column("slice_id", sa.Integer(), nullable=False),
+        sa.Column("slice_id", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("block", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("step", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("payload", sa.LargeBinary(), nullable=False),
         sa.ForeignKeyConstraint(
             ["segment_id"], ["segments.id"], name=op.f("fk_loss_blocks_segment_id"), ondelete="CASCADE"
         ),
-        sa.ForeignKeyConstraint(["slice_id"], ["slices.id"], name=op.f("fk_loss_blocks_slice_id")),
         sa.PrimaryKeyConstraint("segment_id", "slice_id", "block", "step", name=op.f("pk_loss_blocks")),
     )
     op.create_table(

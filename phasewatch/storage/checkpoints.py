@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import not_, or_, select
 from sqlalchemy.orm import Session
 
 from phasewatch.errors import Conflict, InvalidInput, NotFound
 from phasewatch.storage.artifacts import Artifact
 from phasewatch.storage.database import insert_if_absent
 from phasewatch.storage.events import emit
-from phasewatch.storage.runs import MAX_STEP, get_run, get_segment, is_visible, note_step, visible_stretches
-from phasewatch.storage.schema import Checkpoint, utc_now
+from phasewatch.storage.limits import MAX_STEP, checked_json, checked_step
+from phasewatch.storage.runs import get_run, get_segment, is_visible, note_step, visible_stretches
+from phasewatch.storage.schema import Checkpoint, Segment, utc_now
 
 
 @dataclass(frozen=True)
@@ -45,28 +46,31 @@ def put_checkpoint(
     """The checkpoint and whether it is new; raises Conflict where a different one stands at its step."""
     get_run(session, run_id, lock=True)
     row = get_segment(session, run_id, segment)
-    if not row.from_step <= new.step <= MAX_STEP:
-        raise InvalidInput(f"step {new.step} is out of range; segment {row.number} takes steps from {row.from_step}")
-    values: dict[str, Any] = {"tokens_seen": new.tokens_seen, "model": new.model}
+    step = checked_step(new.step, row.from_step, row.number)
+    if new.tokens_seen is not None and not 0 <= new.tokens_seen < 2**63:
+        raise InvalidInput(f"tokens_seen is {new.tokens_seen}; give a number from 0 to 2**63 - 1")
+    model = None if new.model is None else checked_json("model", new.model)
+    values: dict[str, Any] = {"tokens_seen": new.tokens_seen, "model": model}
     if new.weights is not None:
         values |= {"artifact_url": new.weights.name, "size_bytes": new.weights.size_bytes, "sha256": new.weights.sha256}
     if new.state is not None:
         values |= {"state_url": new.state.name, "state_sha256": new.state.sha256}
-    key = {"segment_id": row.id, "step": new.step}
+    key = {"segment_id": row.id, "step": step}
     created = insert_if_absent(session, Checkpoint, key | values | {"created_at": utc_now()})
-    checkpoint = session.get_one(Checkpoint, (row.id, new.step))
+    checkpoint = session.get_one(Checkpoint, (row.id, step))
     if not created:
         different = [name for name, value in values.items() if getattr(checkpoint, name) != value]
         if different:
-            raise Conflict(f"run {run_id} has another checkpoint at step {new.step} ({', '.join(different)} differ)")
+            raise Conflict(f"run {run_id} has another checkpoint at step {step} ({', '.join(different)} differ)")
         return checkpoint, False
-    note_step(session, run_id, new.step)
-    emit(session, "checkpoint", run_id, {"step": new.step, "segment": row.number})
+    note_step(session, run_id, step)
+    emit(session, "checkpoint", run_id, {"step": step, "segment": row.number})
     return checkpoint, True
 
 
 def put_weights(session: Session, run_id: UUID, step: int, weights: Artifact) -> bool:
     """Names the weights of a visible checkpoint; False when they were there, Conflict when others were."""
+    get_run(session, run_id, lock=True)
     checkpoint = get_checkpoint(session, run_id, step)
     if checkpoint.sha256 is not None:
         if checkpoint.sha256 != weights.sha256:
@@ -93,7 +97,7 @@ def list_checkpoints(
 def get_checkpoint(session: Session, run_id: UUID, step: int) -> Checkpoint:
     """The visible checkpoint at a step; raises NotFound."""
     visible = is_visible(visible_stretches(session, run_id), Checkpoint.segment_id, Checkpoint.step)
-    checkpoint = session.scalars(select(Checkpoint).where(visible, Checkpoint.step == step)).first()
+    checkpoint = session.scalars(select(Checkpoint).where(visible, Checkpoint.step == min(step, MAX_STEP))).first()
     if checkpoint is None:
         raise NotFound(
             f"run {run_id} has no checkpoint at step {step}; GET /api/v1/runs/{run_id}/checkpoints lists them"
@@ -101,19 +105,20 @@ def get_checkpoint(session: Session, run_id: UUID, step: int) -> Checkpoint:
     return checkpoint
 
 
-def last_resumable(session: Session, run_id: UUID) -> Checkpoint | None:
-    """The newest visible checkpoint from which training can go on bit for bit."""
+def resumable_checkpoints(session: Session, run_id: UUID) -> Sequence[Checkpoint]:
+    """The visible checkpoints from which training can go on bit for bit, newest first."""
     visible = is_visible(visible_stretches(session, run_id), Checkpoint.segment_id, Checkpoint.step)
     query = select(Checkpoint).where(visible, Checkpoint.state_url.is_not(None), Checkpoint.artifact_url.is_not(None))
-    return session.scalars(query.order_by(Checkpoint.step.desc()).limit(1)).first()
+    return session.scalars(query.order_by(Checkpoint.step.desc())).all()
 
 
-def drop_older_states(session: Session, run_id: UUID, before_step: int) -> list[str]:
-    """Forgets the resume states of checkpoints before a step; the names of the files to delete after the commit."""
-    visible = is_visible(visible_stretches(session, run_id), Checkpoint.segment_id, Checkpoint.step)
-    query = select(Checkpoint).where(visible, Checkpoint.step < before_step, Checkpoint.state_url.is_not(None))
+def drop_older_states(session: Session, run_id: UUID, keep: int = 2) -> list[str]:
+    """Forgets every resume state of a run but the newest visible ones; the files to delete after the commit."""
+    kept = {(row.segment_id, row.step) for row in resumable_checkpoints(session, run_id)[:keep]}
+    query = select(Checkpoint).join(Segment).where(Segment.run_id == run_id, Checkpoint.state_url.is_not(None))
     names = []
-    for checkpoint in session.scalars(query):
-        names.append(str(checkpoint.state_url))
-        checkpoint.state_url = checkpoint.state_sha256 = None
+    for row in session.scalars(query):
+        if (row.segment_id, row.step) not in kept:
+            names.append(str(row.state_url))
+            row.state_url = row.state_sha256 = None
     return names

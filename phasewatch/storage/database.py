@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from phasewatch.errors import InvalidInput, SchemaMismatch
+from phasewatch.storage.events import write_events
 from phasewatch.storage.schema import REVISION, Base
 
 BUSY_TIMEOUT_S = 30.0
@@ -46,7 +47,8 @@ class Database:
         if self.is_sqlite:
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
-        self._reading = self.engine.execution_options(**{_READING: True, "postgresql_readonly": True})
+        one_state = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        self._reading = self.engine.execution_options(**{_READING: True}, **one_state)
 
     @property
     def is_sqlite(self) -> bool:
@@ -57,6 +59,7 @@ class Database:
         """A session that commits when the block ends and rolls back when it raises."""
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
+            write_events(session)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:

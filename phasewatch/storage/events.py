@@ -7,26 +7,35 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, text
+from sqlalchemy import delete, func, insert, select, text
 from sqlalchemy.orm import Session
 
 from phasewatch.storage.schema import Event, utc_now
 
 KEPT = timedelta(days=1)
+_PENDING = "phasewatch_events"
 _LOCK = 7_234_001  # any number no other advisory lock of ours uses
 
 
 def emit(session: Session, kind: str, run_id: UUID | None, payload: dict[str, Any]) -> None:
-    """Adds an event; call it last in a transaction.
+    """Tells of something; `Database.transaction` writes it as its last act, so that no lock is awaited after it."""
+    pending = session.info.setdefault(_PENDING, [])
+    pending.append({"kind": kind, "run_id": run_id, "payload": payload, "time": utc_now()})
+
+
+def write_events(session: Session) -> None:
+    """Writes what was emitted; only the commit may follow.
 
     On PostgreSQL a lock held until the commit makes ids become visible in their order, so that a reader that asks for
     what lies beyond the last id it saw misses nothing.
     """
+    pending = session.info.pop(_PENDING, [])
+    if not pending:
+        return
     session.flush()
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-    session.add(Event(kind=kind, run_id=run_id, payload=payload))
-    session.flush()
+    session.execute(insert(Event), pending)
 
 
 def events_after(session: Session, last_id: int, limit: int = 1_000) -> Sequence[Event]:

@@ -12,12 +12,13 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from phasewatch.errors import Conflict, NotFound
 from phasewatch.storage.database import insert_if_absent
 from phasewatch.storage.events import emit
+from phasewatch.storage.limits import MAX_INTEGER
 from phasewatch.storage.schema import Firing, Job, JobState, Monitor, Scheduler, utc_now
 
 MAX_ATTEMPTS = 3
@@ -50,6 +51,14 @@ def insert_firing(session: Session, monitor_id: int, scheduled_at: datetime, *, 
 def last_firing(session: Session, monitor_id: int) -> datetime | None:
     """When the monitor's newest firing was due."""
     return session.scalar(select(func.max(Firing.scheduled_at)).where(Firing.monitor_id == monitor_id))
+
+
+def trim_firings(session: Session) -> int:
+    """Removes firings older than a day that asked for nothing, except each monitor's newest; how many."""
+    newest = select(func.max(Firing.id)).group_by(Firing.monitor_id)
+    asked = select(Job.id).where(Job.firing_id == Firing.id).exists()
+    old = and_(Firing.created_at < utc_now() - timedelta(days=1), Firing.id.not_in(newest), ~asked)
+    return len(session.execute(delete(Firing).where(old).returning(Firing.id)).all())
 
 
 def note_tick(session: Session, scheduler: str) -> None:
@@ -99,17 +108,27 @@ def has_open_job(session: Session, run_id: UUID, kind: str) -> bool:
     return session.scalar(query.limit(1)) is not None
 
 
+def has_claimable(session: Session) -> bool:
+    """True where a job waits or has lost its worker; spares an idle worker the lock that `claim_jobs` takes."""
+    return session.scalar(select(Job.id).where(_claimable(utc_now())).limit(1)) is not None
+
+
+def _claimable(now: datetime) -> ColumnElement[bool]:
+    waiting = and_(Job.state == "waiting", or_(Job.not_before.is_(None), Job.not_before <= now))
+    expired = and_(Job.state == "running", Job.lease_expires_at < now)
+    return or_(waiting, expired)
+
+
 def claim_jobs(session: Session, owner: str, slots: int, lease_s: float) -> Sequence[Job]:
     """Up to `slots` jobs that wait or whose lease ran out, now held by `owner`; best priority first, then oldest.
 
     One whose lease ran out for the third time is failed instead.
     """
     now = utc_now()
-    waiting = and_(Job.state == "waiting", or_(Job.not_before.is_(None), Job.not_before <= now))
-    expired = and_(Job.state == "running", Job.lease_expires_at < now)
-    query = select(Job).where(or_(waiting, expired)).order_by(Job.priority.desc(), Job.id).limit(slots)
+    query = select(Job).where(_claimable(now)).order_by(Job.priority.desc(), Job.id).limit(slots)
     claimed = []
-    for job in session.scalars(query.with_for_update(skip_locked=True)):
+    query = query.with_for_update(skip_locked=True).execution_options(populate_existing=True)
+    for job in session.scalars(query):
         if job.state == "running" and job.attempts >= MAX_ATTEMPTS:
             _end(
                 session,
@@ -138,16 +157,16 @@ def finish_job(session: Session, job_id: int, owner: str) -> None:
 
     Raises Conflict where `owner` no longer holds it, which rolls the results back.
     """
-    job = session.scalars(select(Job).where(Job.id == job_id).with_for_update()).one_or_none()
-    if job is None or job.owner != owner or job.state != "running":
+    job = _held(session, job_id, owner)
+    if job is None:
         raise Conflict(f"job {job_id} is no longer held by {owner}; its results are left to whoever holds it")
     _end(session, job, "done", None)
 
 
 def fail_attempt(session: Session, job_id: int, owner: str, error: str) -> None:
     """Records a failed attempt: the job waits for the next one, or is failed after the third."""
-    job = session.scalars(select(Job).where(Job.id == job_id).with_for_update()).one_or_none()
-    if job is None or job.owner != owner or job.state != "running":
+    job = _held(session, job_id, owner)
+    if job is None:
         return
     if job.attempts >= MAX_ATTEMPTS:
         _end(session, job, "failed", error)
@@ -159,14 +178,22 @@ def fail_attempt(session: Session, job_id: int, owner: str, error: str) -> None:
 
 def give_back_jobs(session: Session, owner: str) -> None:
     """Returns every job of a worker that stops in an orderly way; the attempt does not count."""
-    held = and_(Job.owner == owner, Job.state == "running")
-    values = {"state": "waiting", "owner": None, "lease_expires_at": None, "attempts": Job.attempts - 1}
-    session.execute(update(Job).where(held).values(values))
+    query = select(Job).where(Job.owner == owner, Job.state == "running").order_by(Job.id).with_for_update()
+    for job in session.scalars(query, execution_options={"populate_existing": True}):
+        job.state, job.owner, job.lease_expires_at, job.attempts = "waiting", None, None, job.attempts - 1
+        emit(session, "job", job.run_id, _payload(job))
+
+
+def _held(session: Session, job_id: int, owner: str) -> Job | None:
+    """The job with its row locked, as it is now and not as the session may have read it before; None unless held."""
+    query = select(Job).where(Job.id == job_id, Job.owner == owner, Job.state == "running").with_for_update()
+    return session.scalars(query, execution_options={"populate_existing": True}).one_or_none()
 
 
 def get_job(session: Session, job_id: int, *, lock: bool = False) -> Job:
     """The job; raises NotFound."""
-    job = session.get(Job, job_id, with_for_update=lock or None)
+    known = 0 < job_id <= MAX_INTEGER
+    job = session.get(Job, job_id, with_for_update=lock or None, populate_existing=lock) if known else None
     if job is None:
         raise NotFound(f"job {job_id} does not exist; GET /api/v1/jobs lists those that do")
     return job

@@ -24,8 +24,9 @@ from phasewatch.storage.codecs import (
     encode_blocks,
 )
 from phasewatch.storage.database import insert_if_absent
+from phasewatch.storage.limits import checked_step
 from phasewatch.storage.probe_sets import get_run_slice
-from phasewatch.storage.runs import MAX_STEP, get_run, get_segment, is_visible, note_step, visible_stretches
+from phasewatch.storage.runs import get_run, get_segment, is_visible, note_step, visible_stretches
 from phasewatch.storage.schema import LossBlock, LossSlice, SliceRow, utc_now
 
 IntArray = npt.NDArray[np.int64]
@@ -50,17 +51,30 @@ def put_losses(
     segment: int | None = None,
     codec: str = DEFAULT_CODEC,
 ) -> bool:
-    """Stores a loss slice; True when it is new, False when the same was there.
+    """Stores a loss slice as `write_losses` does; True when it is new, False when the same was there."""
+    return write_losses(session, run_id, slice_name, step, losses, segment=segment, codec=codec)[1]
+
+
+def write_losses(
+    session: Session,
+    run_id: UUID,
+    slice_name: str,
+    step: int,
+    losses: npt.NDArray[np.floating],
+    *,
+    segment: int | None = None,
+    codec: str = DEFAULT_CODEC,
+) -> tuple[LossSlice, bool]:
+    """The loss slice and whether it was stored now; the same values again change nothing.
 
     losses: flat or (n_sequences, n_positions), nats; NaN and infinities are kept and counted. Raises InvalidInput for
     another shape than the slice's, Conflict where other values stand at this step.
     """
     part = get_run_slice(session, run_id, slice_name)
-    values = _checked(losses, part, step)
+    values = _checked(losses, part)
     get_run(session, run_id, lock=True)  # the probe set cannot change under us
     row = get_segment(session, run_id, segment)
-    if step < row.from_step:
-        raise InvalidInput(f"step {step} lies before segment {row.number}, which begins at step {row.from_step}")
+    step = checked_step(step, row.from_step, row.number)
     key = {"segment_id": row.id, "slice_id": part.id, "step": step}
     sha256 = array_sha256(values)
     finite = values[np.isfinite(values)]
@@ -79,28 +93,26 @@ def put_losses(
                 f"run {run_id} has other losses for slice {slice_name!r} at step {step} "
                 f"(SHA-256 {stored.sha256[:12]}…, yours {sha256[:12]}…); open a segment to record a resumed run"
             )
-        return False
+        return stored, False
     blocks = [
         key | {"block": number, "payload": payload} for number, payload in enumerate(encode_blocks(values, codec))
     ]
     session.execute(insert(LossBlock), blocks)
     note_step(session, run_id, step)
-    return True
+    return LossSlice(**header), True
 
 
-def _checked(losses: npt.NDArray[np.floating], part: SliceRow, step: int) -> FloatArray:
+def _checked(losses: npt.NDArray[np.floating], part: SliceRow) -> FloatArray:
     expected = (part.n_sequences, part.n_tokens - 1)
     if losses.shape not in (expected, (expected[0] * expected[1],)):
         raise InvalidInput(
             f"losses of slice {part.name!r} have shape {losses.shape}; "
             f"expected {expected} or flat ({expected[0] * expected[1]},)"
         )
-    if losses.dtype.kind != "f":
+    if losses.dtype.kind != "f" or losses.dtype.itemsize > 8:
         raise InvalidInput(
             f"losses of slice {part.name!r} have dtype {losses.dtype}; expected float16, float32 or float64"
         )
-    if not 0 <= step <= MAX_STEP:
-        raise InvalidInput(f"step {step} is not a step; give a number from 0 to {MAX_STEP}")
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes an infinity, which is kept and counted
         return np.ascontiguousarray(losses.reshape(-1), np.float32)
 
@@ -137,22 +149,36 @@ def loss_history(
     """
     part = get_run_slice(session, run_id, slice_name)
     n_values = part.n_sequences * (part.n_tokens - 1)
-    wanted = np.arange(n_values) if tokens is None else np.asarray(tokens, np.int64)
-    if wanted.size and (wanted.min() < 0 or wanted.max() >= n_values):
-        raise InvalidInput(
-            f"slice {slice_name!r} has tokens 0 to {n_values - 1}; {wanted.min()} to {wanted.max()} were asked for"
-        )
+    wanted = np.arange(n_values) if tokens is None else _checked_tokens(tokens, n_values, slice_name)
     headers = list_loss_slices(session, run_id, slice_name)
     if steps is not None:
-        chosen = set(np.asarray(steps, np.int64).tolist())
+        chosen = set(np.asarray(steps).reshape(-1).tolist())
         headers = [header for header in headers if header.step in chosen]
     values = np.full((len(headers), wanted.size), np.nan, np.float32)
-    for block in np.unique(wanted // BLOCK_TOKENS).tolist():
-        columns = np.flatnonzero(wanted // BLOCK_TOKENS == block)
+    for block, columns in _columns_by_block(wanted):
         offsets = wanted[columns] - block * BLOCK_TOKENS
         for row, decoded in _read_block(session, headers, part.id, block):
             values[row, columns] = decoded[offsets]
     return LossHistory(np.array([header.step for header in headers], np.int64), wanted, values)
+
+
+def _checked_tokens(tokens: npt.ArrayLike, n_values: int, slice_name: str) -> IntArray:
+    wanted = np.asarray(tokens).reshape(-1)
+    if wanted.size and (wanted.min() < 0 or wanted.max() >= n_values):
+        raise InvalidInput(
+            f"slice {slice_name!r} has tokens 0 to {n_values - 1}; {wanted.min()} to {wanted.max()} were asked for"
+        )
+    return wanted.astype(np.int64)
+
+
+def _columns_by_block(wanted: IntArray) -> Iterator[tuple[int, slice | IntArray]]:
+    """(block, where in `wanted` its tokens stand); a slice where these lie side by side, which is quicker to fill."""
+    blocks = wanted // BLOCK_TOKENS
+    rising = bool((blocks[1:] >= blocks[:-1]).all())
+    order = np.arange(wanted.size) if rising else np.argsort(blocks, kind="stable")
+    for columns in np.split(order, np.flatnonzero(np.diff(blocks[order])) + 1):
+        if columns.size:
+            yield int(blocks[columns[0]]), slice(int(columns[0]), int(columns[-1]) + 1) if rising else columns
 
 
 def _read_block(

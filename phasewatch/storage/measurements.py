@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -14,7 +15,8 @@ from sqlalchemy.orm import Session
 from phasewatch.errors import Conflict, InvalidInput, NotFound
 from phasewatch.storage.codecs import pack, unpack
 from phasewatch.storage.database import insert_if_absent
-from phasewatch.storage.runs import MAX_STEP, get_run, get_segment, is_visible, note_step, visible_stretches
+from phasewatch.storage.limits import checked_name, checked_step
+from phasewatch.storage.runs import get_run, get_segment, is_visible, note_step, visible_stretches
 from phasewatch.storage.schema import MeasurementRow, utc_now
 
 FloatArray = npt.NDArray[np.float64]
@@ -57,29 +59,41 @@ def put_measurements(
     """Stores measures of one checkpoint; how many were new. Raises Conflict where other values stand."""
     get_run(session, run_id, lock=True)
     row = get_segment(session, run_id, segment)
-    if not row.from_step <= step <= MAX_STEP:
-        raise InvalidInput(f"step {step} is out of range; segment {row.number} takes steps from {row.from_step}")
+    step = checked_step(step, row.from_step, row.number)
     new = 0
     for name, found in measurements.items():
-        key = {"segment_id": row.id, "step": step, "measure": name, "version": found.version}
-        values = {
-            "shape": list(found.values.shape),
-            "payload": pack(found.values, "<f8"),
-            "interval": None if found.interval is None else pack(found.interval, "<f8"),
-            "chance": found.chance,
-        }
+        measure = checked_name("measure name", name)
+        key = {"segment_id": row.id, "step": step, "measure": measure, "version": found.version}
+        values = _columns(found)
         if insert_if_absent(session, MeasurementRow, key | values | {"source": source, "created_at": utc_now()}):
             new += 1
         elif source == "recorder":
-            _check_same(session.get_one(MeasurementRow, tuple(key.values())), found, run_id)
-    if new:
+            _check_same(session.get_one(MeasurementRow, tuple(key.values())), values, run_id)
+    if new and source == "recorder":  # a job is no sign of life of the run
         note_step(session, run_id, step)
     return new
 
 
-def _check_same(stored: MeasurementRow, sent: StoredMeasurement, run_id: UUID) -> None:
-    values = unpack(stored.payload, "<f8", tuple(stored.shape))
-    if values.shape != sent.values.shape or not np.array_equal(values, sent.values, equal_nan=True):
+def _columns(found: StoredMeasurement) -> dict[str, Any]:
+    values = np.asarray(found.values, np.float64)
+    if found.interval is not None and np.shape(found.interval) != (2, *values.shape):
+        raise InvalidInput(f"interval has shape {np.shape(found.interval)}; values {values.shape} need (2, …) of it")
+    return {
+        "shape": list(values.shape),
+        "payload": pack(values, "<f8"),
+        "interval": None if found.interval is None else pack(found.interval, "<f8"),
+        "chance": None if found.chance is None or np.isnan(found.chance) else float(found.chance),
+    }
+
+
+def _check_same(stored: MeasurementRow, sent: dict[str, Any], run_id: UUID) -> None:
+    """Raises Conflict unless the stored row holds what was sent; NaN equals NaN."""
+    same = stored.shape == sent["shape"] and stored.chance == sent["chance"]
+    for old, new in ((stored.payload, sent["payload"]), (stored.interval, sent["interval"])):
+        same = same and (old is None) == (new is None)
+        if same and old is not None:
+            same = np.array_equal(unpack(old, "<f8"), unpack(new, "<f8"), equal_nan=True)
+    if not same:
         raise Conflict(
             f"run {run_id} has other values of {stored.measure} at step {stored.step}; "
             "open a segment to record a resumed run"

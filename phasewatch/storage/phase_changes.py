@@ -20,6 +20,7 @@ from phasewatch.errors import NotFound
 from phasewatch.ids import new_id
 from phasewatch.storage.codecs import pack, unpack
 from phasewatch.storage.events import emit
+from phasewatch.storage.runs import get_run
 from phasewatch.storage.schema import ChangeState, PhaseChangeRow, Review, utc_now
 
 CHECKPOINTS_TO_CONFIRM = 3
@@ -40,10 +41,11 @@ def store_scan(
 
     `slice_name` is the slice that the changes' tokens index.
     """
-    query = select(PhaseChangeRow).where(PhaseChangeRow.run_id == run_id).with_for_update()
-    stored = list(session.scalars(query))
     if not steps:
         return
+    get_run(session, run_id, lock=True)  # two scans of one run store one after the other
+    query = select(PhaseChangeRow).where(PhaseChangeRow.run_id == run_id).order_by(PhaseChangeRow.id)
+    stored = list(session.scalars(query, execution_options={"populate_existing": True}))
     matches = match_changes([row_to_change(row) for row in stored], found)
     for change, index in zip(found, matches, strict=True):
         row = stored[index] if index is not None else None
@@ -100,12 +102,18 @@ def _write(
     row.tokens = None if change.tokens is None else pack(change.tokens, "<i4")
     row.n_tokens = None if change.tokens is None else len(change.tokens)
     row.slice = None if change.tokens is None else slice_name
-    row.detail = {key: value for key, value in change.to_dict().items() if key not in (*_COLUMNS, "tokens")}
+    rest = {key: value for key, value in change.to_dict().items() if key not in (*_COLUMNS, "tokens")}
+    row.detail = {key: _finite(value) if key.endswith("_interval") else value for key, value in rest.items()}
     row.state, row.detector_version, row.last_seen_step = state, detector_version, last_step
     if before != (state, change.start_step, change.step, change.end_step):
         row.updated_at = utc_now()
         payload = {"phase_change": str(row.id), "state": state, "step": change.step, "induction": change.induction}
         emit(session, "phase_change", row.run_id, payload)
+
+
+def _finite(interval: list[float] | None) -> list[float | str] | None:
+    """An interval as JSON can hold it: an open end becomes "inf", which `PhaseChange.from_dict` reads."""
+    return None if interval is None else [end if math.isfinite(end) else str(end) for end in interval]
 
 
 def row_to_change(row: PhaseChangeRow) -> PhaseChange:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, false, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, case, false, func, or_, select, tuple_, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from phasewatch.errors import Conflict, InvalidInput, NotFound
+from phasewatch.errors import Conflict, NotFound
 from phasewatch.ids import new_id
 from phasewatch.storage.database import insert_if_absent
 from phasewatch.storage.events import emit
+from phasewatch.storage.limits import MAX_INTEGER, checked_json, checked_name, checked_step
+from phasewatch.storage.limits import MAX_STEP as MAX_STEP
 from phasewatch.storage.schema import ENDED, LossSlice, ProbeSetRow, Run, RunStatus, Segment, utc_now
-
-MAX_STEP = 2**62
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ def create_run(session: Session, new: NewRun) -> tuple[Run, bool]:
     """The run and whether it was created now; a repeat with the same content finds the first one.
 
     A run with `training` is queued for a trainer; one without is running, recorded from outside. Raises Conflict where
-    the id is taken by a different run, NotFound for an unknown parent.
+    the id is taken by a different run, NotFound for an unknown parent, InvalidInput for what JSON cannot hold.
     """
     if new.parent is not None and session.get(Run, new.parent) is None:
         raise NotFound(f"parent run {new.parent} does not exist")
     content = {
-        "name": new.name,
-        "training": new.training,
-        "config": new.config or {},
-        "tags": list(new.tags),
+        "name": checked_name("run name", new.name),
+        "training": None if new.training is None else checked_json("training", new.training),
+        "config": checked_json("config", new.config or {}),
+        "tags": [checked_name("tag", tag) for tag in new.tags],
         "parent": new.parent,
     }
     now = utc_now()
@@ -66,8 +66,8 @@ def create_run(session: Session, new: NewRun) -> tuple[Run, bool]:
 
 
 def get_run(session: Session, run_id: UUID, *, lock: bool = False) -> Run:
-    """The run; raises NotFound. `lock` holds its row until the transaction ends."""
-    run = session.get(Run, run_id, with_for_update=lock or None, populate_existing=lock)
+    """The run; raises NotFound. `lock` holds its row until the transaction ends; rows that refer to it may be added."""
+    run = session.get(Run, run_id, with_for_update={"key_share": True} if lock else None, populate_existing=lock)
     if run is None:
         raise NotFound(f"run {run_id} does not exist; GET /api/v1/runs lists those that do")
     return run
@@ -109,6 +109,37 @@ def set_status(session: Session, run: Run, status: RunStatus, failure: str | Non
     emit(session, "run", run.id, payload)
 
 
+def edit_run(
+    session: Session,
+    run_id: UUID,
+    *,
+    name: str | None = None,
+    tags: Sequence[str] | None = None,
+    status: Literal["completed", "failed"] | None = None,
+    failure: str | None = None,
+) -> Run:
+    """Renames or tags a run, or ends one that is recorded from outside; None leaves a thing as it is.
+
+    Raises Conflict for the end of a run that a trainer holds, or that was cancelled.
+    """
+    run = get_run(session, run_id, lock=True)
+    if name is not None:
+        run.name = checked_name("run name", name)
+    if tags is not None:
+        run.tags = [checked_name("tag", tag) for tag in tags]
+    if status is None:
+        if name is not None or tags is not None:
+            emit(session, "run", run.id, {"status": run.status, "name": run.name})
+        return run
+    if run.training is not None:
+        raise Conflict(f"run {run_id} is trained here, so its trainer says how it ends; POST …/cancel stops it")
+    if run.status == "cancelled":
+        raise Conflict(f"run {run_id} was cancelled; it cannot be {status} as well")
+    if (run.status, run.failure) != (status, failure):
+        set_status(session, run, status, failure)
+    return run
+
+
 def request_status(session: Session, run_id: UUID, action: str) -> Run:
     """Cancels, pauses or resumes a run; raises Conflict where its status does not allow it.
 
@@ -133,10 +164,10 @@ def request_status(session: Session, run_id: UUID, action: str) -> Run:
 
 
 def claim_run(session: Session, owner: str, lease_s: float) -> Run | None:
-    """The oldest run that is queued, or running under an expired lease, now held by `owner`; None without one."""
+    """The oldest run that is queued or running and under nobody's lease, now held by `owner`; None without one."""
     now = utc_now()
     free = or_(Run.lease_expires_at.is_(None), Run.lease_expires_at < now)
-    due = or_(Run.status == "queued", and_(Run.status == "running", Run.lease_expires_at < now))
+    due = Run.status.in_(("queued", "running"))
     query = select(Run).where(Run.training.is_not(None), due, free).order_by(Run.created_at, Run.id).limit(1)
     run = session.scalars(query.with_for_update(skip_locked=True)).first()
     if run is None:
@@ -173,8 +204,8 @@ def release_run(
 
 def note_step(session: Session, run_id: UUID, step: int) -> None:
     """Remembers the newest step a run has reported, and that it was heard from."""
-    newest = or_(Run.last_step.is_(None), Run.last_step < step)
-    session.execute(update(Run).where(Run.id == run_id, newest).values(last_step=step, heartbeat_at=utc_now()))
+    newest = case((or_(Run.last_step.is_(None), Run.last_step < step), step), else_=Run.last_step)
+    session.execute(update(Run).where(Run.id == run_id).values(last_step=newest, heartbeat_at=utc_now()))
 
 
 # Segments.
@@ -192,12 +223,12 @@ class Stretch:
 
 def open_segment(session: Session, run_id: UUID, from_step: int) -> Segment:
     """A new segment, which hides every older row of the run from `from_step` on."""
-    if not 0 <= from_step <= MAX_STEP:
-        raise InvalidInput(f"from_step {from_step} is not a step; give a number from 0")
+    from_step = checked_step(from_step)
     run = get_run(session, run_id, lock=True)
     number = session.scalar(select(func.max(Segment.number)).where(Segment.run_id == run_id))
     segment = Segment(run_id=run.id, number=0 if number is None else number + 1, from_step=from_step)
-    run.last_step = None if from_step == 0 else min(run.last_step or 0, from_step - 1)
+    if run.last_step is not None and run.last_step >= from_step:
+        run.last_step = from_step - 1 if from_step else None
     session.add(segment)
     session.flush()
     return segment
@@ -214,7 +245,7 @@ def get_segment(session: Session, run_id: UUID, number: int | None = None) -> Se
     get_run(session, run_id)
     query = select(Segment).where(Segment.run_id == run_id).order_by(Segment.number.desc()).limit(1)
     if number is not None:
-        query = query.where(Segment.number == number)
+        query = query.where(Segment.number == min(number, MAX_INTEGER))
     segment = session.scalars(query).first()
     if segment is None:
         raise NotFound(f"run {run_id} has no segment {number}; GET /api/v1/runs/{run_id}/segments lists them")

@@ -29,6 +29,8 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
+from phasewatch.storage.limits import clean_text
+
 REVISION = "0001"
 """The migration these models correspond to."""
 
@@ -63,6 +65,16 @@ class AwareDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class CleanText(TypeDecorator[str]):
+    """Text from outside, such as an error's: characters that PostgreSQL refuses become U+FFFD on every database."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else clean_text(value)
 
 
 def _names(literal: Any) -> Enum:
@@ -138,7 +150,7 @@ class Run(Base):
     parent: Mapped[UUID | None] = mapped_column(ForeignKey("runs.id", ondelete="SET NULL"))
     probe_set_id: Mapped[str | None] = mapped_column(ForeignKey("probe_sets.id"))
     last_step: Mapped[int | None] = mapped_column(BigInteger)
-    failure: Mapped[str | None] = mapped_column(Text)
+    failure: Mapped[str | None] = mapped_column(CleanText)
     owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
     heartbeat_at: Mapped[datetime | None]
@@ -194,12 +206,16 @@ class LossSlice(Base):
 
 
 class LossBlock(Base):
-    """8,192 consecutive tokens of a loss slice; the key's order makes one token's history one index range."""
+    """8,192 consecutive tokens of a loss slice; the key's order makes one token's history one index range.
+
+    `slice_id` has no foreign key: the loss slice's own row holds one, and without an index on it the removal of a
+    probe set would read every block there is.
+    """
 
     __tablename__ = "loss_blocks"
 
     segment_id: Mapped[int] = mapped_column(ForeignKey("segments.id", ondelete="CASCADE"), primary_key=True)
-    slice_id: Mapped[int] = mapped_column(ForeignKey("slices.id"), primary_key=True)
+    slice_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     block: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     step: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     payload: Mapped[bytes]
@@ -243,7 +259,7 @@ class PhaseChangeRow(Base):
     run_id: Mapped[UUID] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
     state: Mapped[ChangeState]
     review: Mapped[Review | None]
-    note: Mapped[str | None] = mapped_column(Text)
+    note: Mapped[str | None] = mapped_column(CleanText)
     measure: Mapped[str]
     kind: Mapped[str] = mapped_column(String(16))
     direction: Mapped[str] = mapped_column(String(8))
@@ -313,7 +329,7 @@ class Job(Base):
     owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
     not_before: Mapped[datetime | None]  # back-off after a failed attempt
-    error: Mapped[str | None] = mapped_column(Text)
+    error: Mapped[str | None] = mapped_column(CleanText)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]

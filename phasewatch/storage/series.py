@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import SupportsFloat
 from uuid import UUID
 
 from sqlalchemy import distinct, insert, select
 from sqlalchemy.orm import Session
 
 from phasewatch.errors import Conflict, InvalidInput
-from phasewatch.storage.runs import MAX_STEP, get_run, get_segment, is_visible, note_step, visible_stretches
-from phasewatch.storage.schema import Segment, SeriesValue
-
-MAX_NAME = 200
+from phasewatch.storage.limits import checked_name, checked_step
+from phasewatch.storage.runs import get_run, get_segment, is_visible, note_step, visible_stretches
+from phasewatch.storage.schema import SeriesValue
 
 
 def put_series(
@@ -28,11 +28,11 @@ def put_series(
     get_run(session, run_id, lock=True)
     row = get_segment(session, run_id, segment)
     wanted = {
-        (name, step): _checked(name, step, value, row)
+        (checked_name("series name", name), checked_step(step, row.from_step, row.number)): _checked(name, value)
         for step, named in values.items()
         for name, value in named.items()
     }
-    stored = _stored(session, row.id, sorted(values))
+    stored = _stored(session, row.id, sorted(step for _, step in wanted))
     for key, value in wanted.items():
         if key in stored and stored[key] != value:
             raise Conflict(
@@ -46,7 +46,7 @@ def put_series(
     ]
     if new:
         session.execute(insert(SeriesValue), new)
-        note_step(session, run_id, max(values))
+        note_step(session, run_id, max(step for _, step in wanted))
     return len(new)
 
 
@@ -57,16 +57,13 @@ def _stored(session: Session, segment_id: int, steps: list[int]) -> dict[tuple[s
     return {(name, step): value for name, step, value in session.execute(query)}
 
 
-def _checked(name: str, step: int, value: float, segment: Segment) -> float | None:
-    if not 0 < len(name) <= MAX_NAME or "\x00" in name:
-        raise InvalidInput(
-            f"series name {name[:40]!r} has {len(name)} characters; give 1 to {MAX_NAME}, none of them NUL"
-        )
-    if not segment.from_step <= step <= MAX_STEP:
-        raise InvalidInput(
-            f"step {step} is out of range; segment {segment.number} takes steps from {segment.from_step}"
-        )
-    return None if math.isnan(value) else value
+def _checked(name: str, value: SupportsFloat) -> float | None:
+    """The value as a plain float (a NumPy float32 would reach SQLite as a blob), NaN as None."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidInput(f"series {name} has value {value!r}, which is not one number") from error
+    return None if math.isnan(number) else number
 
 
 def list_series(session: Session, run_id: UUID) -> Sequence[str]:
