@@ -1,0 +1,71 @@
+"""The application: routes, errors, access and pages put together over one database and one artifacts folder."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.security import HTTPBearer
+
+import phasewatch
+from phasewatch.storage.artifacts import Artifacts
+from phasewatch.storage.database import Database
+from server import problems
+from server.auth import Access, Gate
+from server.bodies import BodyLimit
+from server.dependencies import Service
+from server.events import EventHub
+from server.routes import events, health, losses, runs
+from server.settings import Settings
+
+PREFIX = "/api/v1"
+_ROUTES = (runs, losses, events, health)
+_bearer = HTTPBearer(auto_error=False, description="a token of this server; needed as soon as there is one")
+
+
+def create_app(settings: Settings, database: Database, artifacts: Artifacts) -> FastAPI:
+    """The service over a migrated database. Call `app.state.service.events.close()` when a shutdown begins."""
+    service = Service(settings, database, artifacts, Gate(settings, database), EventHub(database))
+    app = FastAPI(
+        title="phasewatch",
+        version=phasewatch.__version__,
+        summary="Training runs, what was measured on them, and the phase changes found.",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=_lifespan,
+    )
+    app.state.service = service
+    api = APIRouter(prefix=PREFIX, dependencies=[Depends(_bearer)])
+    for module in _ROUTES:
+        api.include_router(module.router)
+    app.include_router(api)
+    problems.install(app)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Access, gate=service.gate)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's own way to extend the document
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    service: Service = app.state.service
+    await to_thread.run_sync(service.gate.install_admin_token)
+    yield
+    service.events.close()
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's document with the schema of problems, which no route declares as its model."""
+    if app.openapi_schema is None:
+        document = FastAPI.openapi(app)
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        for model in (problems.FieldError, problems.Problem):
+            schemas[model.__name__] = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas[model.__name__].pop("$defs", None)
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
+    return app.openapi_schema or {}

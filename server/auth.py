@@ -1,0 +1,180 @@
+"""Who may ask for what: bearer tokens where there are any, and the loopback address alone where there are none.
+
+Separate from the routes, and in front of all of them, so that no new route can forget it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from urllib.parse import urlsplit
+
+from anyio import CapacityLimiter, to_thread
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from phasewatch.errors import InvalidInput, PhasewatchError
+from phasewatch.storage.database import Database
+from phasewatch.storage.schema import Scope as TokenScope
+from phasewatch.storage.tokens import any_token, find_token, put_token, token_sha256
+from server.problems import Forbidden, TokenNeeded, problem_of
+from server.settings import Settings
+
+CACHE_S = 1.0
+"""How long what the database said of tokens is believed: a new or revoked token counts after a second."""
+
+CACHED_TOKENS = 1_000
+PUBLIC = ("/api/v1/health", "/api/v1/ready")
+PUBLIC_FOLDER = "/static/"
+READING = ("GET", "HEAD", "OPTIONS")
+ALLOWS: dict[TokenScope, tuple[TokenScope, ...]] = {
+    "read": ("read",),
+    "write": ("read", "write"),
+    "admin": ("read", "write", "admin"),
+}
+
+
+def check_address(settings: Settings, database: Database) -> None:
+    """Raises InvalidInput where the service would listen beyond this machine with no token to keep others out."""
+    if is_loopback(settings.host) or settings.admin_token is not None:
+        return
+    with database.reading() as session:
+        if any_token(session):
+            return
+    raise InvalidInput(
+        f"refusing to listen on {settings.host} without a token: set PHASEWATCH_ADMIN_TOKEN (or "
+        "PHASEWATCH_ADMIN_TOKEN_FILE), or listen on 127.0.0.1"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """True for an address that only this machine reaches."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def host_name(header: str) -> str:
+    """The host of a Host header in lower case, without its port; brackets of an IPv6 address stay."""
+    name, colon, port = header.strip().lower().rpartition(":")
+    return name if colon and port.isdecimal() and not name.endswith(":") else header.strip().lower()
+
+
+class Gate:
+    """What the database knows of tokens, remembered for a second."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        self._any: tuple[float, bool] | None = None
+        self._scopes: dict[str, tuple[float, TokenScope]] = {}
+
+    def install_admin_token(self) -> None:
+        """Makes the token of the settings valid."""
+        token = self._settings.admin_token
+        if token is None:
+            return
+        with self._database.transaction() as session:
+            put_token(session, token.get_secret_value(), name="PHASEWATCH_ADMIN_TOKEN", scope="admin")
+        self._any = None
+
+    def needs_token(self) -> bool:
+        """True where at least one token exists. Reads the database at most once a second."""
+        known = self._any
+        if known is None or known[0] < time.monotonic():
+            with self._database.reading() as session:
+                known = self._any = (time.monotonic() + CACHE_S, any_token(session))
+        return known[1]
+
+    def scope_of(self, token: str) -> TokenScope:
+        """The scope of a token; raises TokenNeeded for one that is not valid."""
+        key = token_sha256(token)
+        known = self._scopes.get(key)
+        if known is not None and known[0] >= time.monotonic():
+            return known[1]
+        with self._database.reading() as session:
+            found = find_token(session, token)
+            scope = None if found is None else found.scope
+        if scope is None:
+            self._scopes.pop(key, None)
+            raise TokenNeeded("the bearer token is not valid: it is unknown, revoked or has expired")
+        if len(self._scopes) >= CACHED_TOKENS:
+            self._scopes.clear()
+        self._scopes[key] = (time.monotonic() + CACHE_S, scope)
+        return scope
+
+    def check(self, method: str, path: str, headers: Headers) -> None:
+        """Raises TokenNeeded or Forbidden where this request may not be answered."""
+        if not self.needs_token():
+            self._check_loopback(method, headers)
+            return
+        if path in PUBLIC or path.startswith(PUBLIC_FOLDER):
+            return
+        scope = self.scope_of(bearer_token(headers))
+        needed: TokenScope = "read" if method in READING else "write"
+        if needed not in ALLOWS[scope]:
+            raise Forbidden(f"{method} {path} needs a token of scope {needed}; this one has scope {scope}")
+
+    def _check_loopback(self, method: str, headers: Headers) -> None:
+        names = self._settings.host_names
+        host = headers.get("host", "")
+        if host_name(host) not in names:
+            raise Forbidden(
+                f"the Host header {host[:80]!r} names another machine; without tokens these are answered: "
+                f"{', '.join(names)} (PHASEWATCH_ALLOWED_HOSTS)"
+            )
+        origin = headers.get("origin")
+        if origin is not None and method not in READING and not _same_site(origin, names):
+            raise Forbidden(f"a page of {origin[:80]!r} may not write here; without tokens only this server's own may")
+
+
+def _same_site(origin: str, names: tuple[str, ...]) -> bool:
+    try:
+        return host_name(urlsplit(origin).netloc) in names
+    except ValueError:
+        return False
+
+
+def bearer_token(headers: Headers) -> str:
+    """The token of the Authorization header; raises TokenNeeded without one."""
+    kind, _, token = headers.get("authorization", "").partition(" ")
+    if kind.lower() != "bearer" or not token.strip():
+        raise TokenNeeded("this server has tokens: send `Authorization: Bearer TOKEN`")
+    return token.strip()
+
+
+class Access:
+    """ASGI middleware that asks the gate. A page is shown without its data, so that it can ask for the token."""
+
+    def __init__(self, app: ASGIApp, gate: Gate) -> None:
+        self.app = app
+        self.gate = gate
+        self._threads = CapacityLimiter(8)  # its own, so that /health answers while every worker thread is busy
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        method, path = scope["method"], scope["path"]
+        try:
+            await to_thread.run_sync(self.gate.check, method, path, Headers(scope=scope), limiter=self._threads)
+        except TokenNeeded as error:
+            if not (method == "GET" and is_page(path)):
+                await problem_of(error)(scope, receive, send)
+                return
+            scope.setdefault("state", {})["token_needed"] = True
+        except PhasewatchError as error:
+            await problem_of(error)(scope, receive, send)
+            return
+        except SQLAlchemyError as error:
+            if path not in PUBLIC:  # these say themselves that the database is away
+                await problem_of(error)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+def is_page(path: str) -> bool:
+    """True for the addresses of pages: they hold no data themselves."""
+    return path == "/" or path.startswith("/runs/")

@@ -1,0 +1,70 @@
+"""What routes are handed: the service's parts, sessions that end before the answer leaves, and common parameters.
+
+`scope="function"` matters: without it FastAPI answers first and commits afterwards, so that a client could read an
+acknowledgement of something that was never stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Depends, Path, Query, Request
+from sqlalchemy.orm import Session
+
+from phasewatch.storage.artifacts import Artifacts
+from phasewatch.storage.database import Database
+from phasewatch.storage.limits import MAX_STEP
+from server.auth import Gate
+from server.events import EventHub
+from server.settings import Settings
+
+
+@dataclass(frozen=True)
+class Service:
+    """The parts that one application is made of."""
+
+    settings: Settings
+    database: Database
+    artifacts: Artifacts
+    gate: Gate
+    events: EventHub
+
+
+def get_service(request: Request) -> Service:
+    """The parts of the application that a request came to."""
+    service: Service = request.app.state.service
+    return service
+
+
+async def _service(request: Request) -> Service:
+    return get_service(request)
+
+
+def _reading(request: Request) -> Iterator[Session]:
+    with get_service(request).database.reading() as session:
+        yield session
+
+
+def _writing(request: Request) -> Iterator[Session]:
+    with get_service(request).database.transaction() as session:
+        yield session
+
+
+async def _body(request: Request) -> bytes:
+    return await request.body()
+
+
+Parts = Annotated[Service, Depends(_service)]
+ReadSession = Annotated[Session, Depends(_reading, scope="function")]
+WriteSession = Annotated[Session, Depends(_writing, scope="function")]
+Body = Annotated[bytes, Depends(_body)]
+
+RunId = Annotated[UUID, Path(description="the run's id")]
+Step = Annotated[int, Path(ge=0, le=MAX_STEP, description="optimizer steps completed; 0 is the model at its start")]
+SliceName = Annotated[str, Path(max_length=64, description="name of a slice of the run's probe set, such as text")]
+SegmentNumber = Annotated[
+    int | None, Query(alias="segment", ge=0, lt=2**31, description="the segment written to; default: the newest")
+]

@@ -1,0 +1,81 @@
+"""Routes of per-token losses: .npy in, and out as .npy or JSON, by step or as histories of tokens."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+
+from phasewatch.storage import losses
+from server.dependencies import Body, Parts, ReadSession, RunId, SegmentNumber, SliceName, Step, WriteSession
+from server.problems import errors
+from server.schemas.arrays import NPY, read_npy, wants_npy, write_npy
+from server.schemas.losses import LossHistories, LossSliceOut, LossValues, check_size, chosen_steps, token_numbers
+from server.schemas.page import IntCursor, Limit, Page
+
+router = APIRouter(prefix="/runs/{run}/losses/{slice}", tags=["losses"], responses=errors(404))
+
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_NPY_BODY = {"requestBody": {"required": True, "content": {NPY: _BINARY}}}
+
+Accept = Annotated[str | None, Header(include_in_schema=False)]
+ContentType = Annotated[str | None, Header(include_in_schema=False)]
+
+
+@router.put(
+    "/{step}",
+    status_code=201,
+    openapi_extra=_NPY_BODY,
+    responses={200: {"model": LossSliceOut}, **errors(404, 409, 413, 415)},
+)
+def put_losses(
+    run: RunId,
+    slice: SliceName,
+    step: Step,
+    body: Body,
+    parts: Parts,
+    session: WriteSession,
+    response: Response,
+    segment: SegmentNumber = None,
+    content_type: ContentType = None,
+) -> LossSliceOut:
+    """Stores the losses of a slice at a step. The same values again answer 200, other values 409."""
+    values = read_npy(body, content_type, parts.settings.max_body_bytes)
+    row, created = losses.write_losses(session, run, slice, step, values, segment=segment)
+    response.status_code = 201 if created else 200
+    return LossSliceOut.of(row, slice)
+
+
+@router.get(
+    "/{step}",
+    response_model=LossValues,
+    responses={200: {"content": {NPY: _BINARY}, "description": "(n_sequences, n_positions)"}, **errors(404, 406)},
+)
+def get_losses(
+    run: RunId, slice: SliceName, step: Step, session: ReadSession, accept: Accept = None
+) -> LossValues | Response:
+    """The losses of a slice at a step, in nats: JSON, or float32 .npy (n_sequences, n_positions) by Accept."""
+    npy = wants_npy(accept)
+    values = losses.get_losses(session, run, slice, step)
+    return Response(write_npy(values), media_type=NPY) if npy else LossValues.of(step, slice, values)
+
+
+@router.get("", response_model=Page[LossSliceOut] | LossHistories, responses=errors(404, 413))
+def list_losses(
+    run: RunId,
+    slice: SliceName,
+    session: ReadSession,
+    tokens: Annotated[str | None, Query(max_length=20_000, description="positions in the flat slice: 0,5,7-20")] = None,
+    steps: Annotated[str | None, Query(max_length=20_000, description="only these steps: 100,200-400")] = None,
+    cursor: IntCursor = None,
+    limit: Limit = 50,
+) -> Page[LossSliceOut] | LossHistories:
+    """Without `tokens` the loss slices there are, by step; with it the histories of these tokens."""
+    found = losses.list_loss_slices(session, run, slice)
+    chosen = chosen_steps(steps, [row.step for row in found])
+    if tokens is None:
+        shown = [row for row in found if row.step in set(chosen) and (cursor is None or row.step > cursor)]
+        return Page[LossSliceOut].of(shown, limit, lambda row: LossSliceOut.of(row, slice), lambda row: row.step)
+    wanted = token_numbers(tokens)
+    check_size(len(chosen), wanted.size)
+    return LossHistories.of(losses.loss_history(session, run, slice, tokens=wanted, steps=chosen))
