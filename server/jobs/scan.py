@@ -1,0 +1,206 @@
+"""Scans one run for phase changes: everything measured so far goes to the detector, and what it finds is stored.
+
+A study's losses can be larger than memory; beyond `MAX_VALUES` a scan looks at evenly spread sequences, the same ones
+every time, and says so in what it finds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy.orm import Session
+
+from phasewatch.detection import PhaseChange, find_run_changes
+from phasewatch.detection.prepare import MIN_CHECKPOINTS
+from phasewatch.errors import NotFound
+from phasewatch.measures import registry
+from phasewatch.probes import DRAWN, TEXT, ProbeSet
+from phasewatch.storage.artifacts import Artifacts
+from phasewatch.storage.database import Database
+from phasewatch.storage.losses import list_loss_slices, loss_history
+from phasewatch.storage.measurements import list_measures, load_measure
+from phasewatch.storage.phase_changes import store_scan
+from phasewatch.storage.probe_sets import load_probe_set
+from phasewatch.storage.runs import get_run
+from phasewatch.storage.schema import ENDED
+from phasewatch.storage.series import load_series
+from server.jobs.work import Store, Work, job
+
+DETECTOR_VERSION = 1
+MAX_VALUES = 50_000_000  # of one slice: 200 MB of float32, and a few times that while it is looked at
+HEADS = ("layers", "heads")
+MEASURED_SERIES = ("icl_score", "repeat_gain")
+LOGGED_SERIES = ("learning_rate", "lr", "batch_size")  # a change that coincides with a turn of these says so
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.floating[Any]]
+
+
+def fingerprint(parameters: Mapping[str, Any]) -> str:
+    """Twelve hex digits that change with the detector's version or the parameters."""
+    text = json.dumps([DETECTOR_VERSION, dict(parameters)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclass
+class ScanInputs:
+    """What a detector is given of a run; rows are the checkpoints at `steps` (n_steps,), ascending.
+
+    losses[slice]   (n_steps, n_tokens) nats, of the sequences sequences[slice]; NaN rows where none were recorded
+    tokens[slice]   (n_sequences, n_tokens + 1) of the same sequences
+    scores[measure] (n_steps, n_layers, n_heads); NaN where not measured; chance[measure] its level
+    series[name]    (n_steps,); NaN where not measured
+    """
+
+    steps: IntArray
+    losses: dict[str, FloatArray] = field(default_factory=dict)
+    tokens: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
+    sequences: dict[str, IntArray] = field(default_factory=dict)
+    scores: dict[str, FloatArray] = field(default_factory=dict)
+    chance: dict[str, float] = field(default_factory=dict)
+    series: dict[str, FloatArray] = field(default_factory=dict)
+
+    @property
+    def main_slice(self) -> str | None:
+        """The slice that tokens of a change index: the first that was not drawn at random."""
+        return next((name for name in self.losses if name not in DRAWN), None)
+
+
+@job("scan")
+def scan(work: Work, database: Database, artifacts: Artifacts) -> Store:
+    """Looks at the run's visible history as it is now; too few checkpoints store nothing."""
+    run_id, _, _ = work.checkpoint()
+    with database.reading() as session:
+        inputs = load_inputs(session, run_id)
+    changes = [] if inputs is None else find_changes(inputs)
+
+    def store(session: Session) -> None:
+        if inputs is None:
+            return
+        ended = bool(work.parameters.get("ended")) and get_run(session, run_id).status in ENDED
+        store_scan(
+            session,
+            run_id,
+            changes,
+            inputs.steps.tolist(),
+            detector_version=DETECTOR_VERSION,
+            ended=ended,
+            slice_name=inputs.main_slice,
+        )
+
+    return store
+
+
+def find_changes(inputs: ScanInputs) -> list[PhaseChange]:
+    """What the detector finds, its tokens as flat indices into the whole slice."""
+    found = find_run_changes(
+        inputs.steps,
+        inputs.losses,
+        inputs.scores,
+        inputs.series,
+        documents={name: documents(tokens) for name, tokens in inputs.tokens.items()},
+        tokens=inputs.tokens,
+        chance=inputs.chance,
+    )
+    main = inputs.main_slice
+    if main is None:
+        return list(found)
+    n_positions = inputs.tokens[main].shape[1] - 1
+    return [_in_whole_slice(change, inputs.sequences[main], n_positions) for change in found]
+
+
+def documents(tokens: npt.NDArray[np.int32]) -> IntArray:
+    """The sequence of every loss of tokens (n_sequences, n_tokens), flat."""
+    return np.repeat(np.arange(len(tokens)), tokens.shape[1] - 1)
+
+
+def _in_whole_slice(change: PhaseChange, sequences: IntArray, n_positions: int) -> PhaseChange:
+    if change.tokens is None:
+        return change
+    row, column = np.divmod(change.tokens, n_positions)
+    return change.evolve(tokens=sequences[row] * n_positions + column)
+
+
+def load_inputs(session: Session, run_id: UUID) -> ScanInputs | None:
+    """What there is of a run to scan; None below `MIN_CHECKPOINTS` checkpoints with losses."""
+    probe_set_id = get_run(session, run_id).probe_set_id
+    if probe_set_id is None:
+        return None
+    probes = load_probe_set(session, probe_set_id)
+    recorded = {name: {row.step for row in list_loss_slices(session, run_id, name)} for name in probes.slices}
+    steps = sorted(set().union(*recorded.values()))
+    if len(steps) < MIN_CHECKPOINTS:
+        return None
+    inputs = ScanInputs(np.array(steps, np.int64))
+    for name in _text_first(name for name, found in recorded.items() if found):
+        _load_losses(session, run_id, probes, name, inputs)
+    _load_measures(session, run_id, inputs)
+    for name, (at, values) in load_series(session, run_id, LOGGED_SERIES).items():
+        inputs.series[name] = _last_known(inputs.steps, at, values)
+    return inputs
+
+
+def _text_first(names: Iterable[str]) -> list[str]:
+    return sorted(names, key=lambda name: (name != TEXT, name))
+
+
+def _load_losses(session: Session, run_id: UUID, probes: ProbeSet, name: str, inputs: ScanInputs) -> None:
+    tokens = probes.slices[name].tokens
+    n_sequences, n_positions = tokens.shape[0], tokens.shape[1] - 1
+    kept = spread(n_sequences, MAX_VALUES // (len(inputs.steps) * n_positions))
+    columns = (kept[:, None] * n_positions + np.arange(n_positions)).reshape(-1)
+    history = loss_history(session, run_id, name, tokens=None if len(kept) == n_sequences else columns)
+    inputs.losses[name] = _aligned(inputs.steps, history.steps, history.values)
+    inputs.tokens[name], inputs.sequences[name] = tokens[kept], kept
+
+
+def spread(n: int, at_most: int) -> IntArray:
+    """Indices of at most `at_most` (but at least one) of n things, evenly spread and always the same."""
+    if n <= at_most:
+        return np.arange(n)
+    return np.unique(np.linspace(0, n - 1, max(at_most, 1)).astype(np.int64))
+
+
+def _load_measures(session: Session, run_id: UUID, inputs: ScanInputs) -> None:
+    for name in sorted({name for name, *_ in list_measures(session, run_id)}):
+        of_heads = _is_of_heads(name)
+        if not of_heads and name not in MEASURED_SERIES:
+            continue
+        history = load_measure(session, run_id, name)
+        if of_heads and history.values.ndim == 3:
+            inputs.scores[name] = _aligned(inputs.steps, history.steps, history.values)
+            known = history.chance[np.isfinite(history.chance)]
+            if known.size:
+                inputs.chance[name] = float(known.mean())
+        elif not of_heads and history.values.ndim == 1:
+            inputs.series[name] = _aligned(inputs.steps, history.steps, history.values)
+
+
+def _is_of_heads(name: str) -> bool:
+    try:
+        return registry.get(name).shape == HEADS
+    except NotFound:
+        return False
+
+
+def _aligned(steps: IntArray, at: IntArray, values: FloatArray) -> FloatArray:
+    """Rows of values (len(at), …) at each of `steps`, NaN where there is none."""
+    if np.array_equal(steps, at):
+        return values
+    rows = np.full((len(steps), *values.shape[1:]), np.nan, values.dtype)
+    shared = np.isin(at, steps)
+    rows[np.searchsorted(steps, at[shared])] = values[shared]
+    return rows
+
+
+def _last_known(steps: IntArray, at: Sequence[int], values: Sequence[float]) -> FloatArray:
+    """A logged series at the checkpoints: its newest value at or before each, NaN before the first."""
+    places = np.searchsorted(np.asarray(at), steps, side="right") - 1
+    return np.where(places < 0, np.nan, np.asarray(values, np.float64)[np.maximum(places, 0)])

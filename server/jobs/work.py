@@ -1,0 +1,97 @@
+"""What a job is to whoever does it: a `Work` that travels to any process, and the registry of what each kind does.
+
+A body loads and computes outside any transaction and returns a function that stores. That function and `finish_job` run
+in one transaction, which fails where the lease has gone to another worker: work done twice takes effect once.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Self
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from phasewatch.errors import InvalidInput, NotFound
+from phasewatch.storage.artifacts import Artifacts
+from phasewatch.storage.database import Database
+from phasewatch.storage.jobs import finish_job
+from phasewatch.storage.schema import Job
+
+MAX_TRACEBACK_LINES = 12
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One claimed job: its row's content, and the `owner` that holds its lease."""
+
+    job_id: int
+    kind: str
+    owner: str
+    run_id: UUID | None = None
+    segment: int | None = None
+    step: int | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_row(cls, job: Job, owner: str) -> Self:
+        """The work that a claimed row asks for."""
+        return cls(job.id, job.kind, owner, job.run_id, job.segment, job.step, dict(job.parameters))
+
+    def checkpoint(self) -> tuple[UUID, int, int]:
+        """Run, segment and step. Raises InvalidInput for a job that names none."""
+        if self.run_id is None or self.segment is None or self.step is None:
+            raise InvalidInput(f"job {self.job_id} ({self.kind}) names no run, segment and step")
+        return self.run_id, self.segment, self.step
+
+
+Store = Callable[[Session], None]
+Body = Callable[[Work, Database, Artifacts], Store]
+
+_bodies: dict[str, Body] = {}
+
+
+def job(kind: str) -> Callable[[Body], Body]:
+    """Registers the decorated function as what jobs of `kind` do, and leaves it as it is."""
+
+    def register(body: Body) -> Body:
+        if kind in _bodies:
+            raise InvalidInput(f"job kind {kind!r} is registered already, by {_bodies[kind].__module__}")
+        _bodies[kind] = body
+        return body
+
+    return register
+
+
+def run_work(work: Work, database: Database, artifacts: Artifacts) -> None:
+    """Does a job: its results and its end are one transaction.
+
+    Raises NotFound for an unknown kind, Conflict where `work.owner` no longer holds the job, and what the body raises.
+    """
+    if work.kind not in _bodies:
+        raise NotFound(f"no job is of kind {work.kind!r}; this worker knows {', '.join(sorted(_bodies))}")
+    store = _bodies[work.kind](work, database, artifacts)
+    with database.transaction() as session:
+        store(session)
+        finish_job(session, work.job_id, work.owner)
+
+
+def attempt(work: Work, database: Database, artifacts: Artifacts) -> str | None:
+    """Does a job; the error as text, or None. Text, because not every exception survives the way out of a process."""
+    try:
+        run_work(work, database, artifacts)
+    except Exception as error:
+        log.warning("job %d (%s, run %s, step %s) failed: %s", work.job_id, work.kind, work.run_id, work.step, error)
+        return describe_failure(error)
+    return None
+
+
+def describe_failure(error: BaseException) -> str:
+    """Type and message first, then the end of the traceback."""
+    lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
+    return "\n".join([f"{type(error).__name__}: {error}", "", *lines[-MAX_TRACEBACK_LINES:]])
