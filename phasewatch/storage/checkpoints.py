@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,8 @@ from uuid import UUID
 from sqlalchemy import not_, or_, select
 from sqlalchemy.orm import Session
 
-from phasewatch.errors import Conflict, InvalidInput, NotFound
-from phasewatch.storage.artifacts import Artifact
+from phasewatch.errors import Conflict, InvalidInput, NotFound, PhasewatchError
+from phasewatch.storage.artifacts import Artifact, Artifacts
 from phasewatch.storage.database import insert_if_absent
 from phasewatch.storage.events import emit
 from phasewatch.storage.limits import MAX_STEP, checked_json, checked_step
@@ -83,6 +84,25 @@ def put_weights(session: Session, run_id: UUID, step: int, weights: Artifact) ->
     session.flush()
     emit(session, "checkpoint", run_id, {"step": step, "weights": True})
     return True
+
+
+def store_weights(
+    session: Session, artifacts: Artifacts, run_id: UUID, step: int, content: bytes
+) -> tuple[Checkpoint, bool]:
+    """The visible checkpoint with these weights, and whether they are new; raises as `put_weights` does.
+
+    The file's name holds its SHA-256, so that other weights never replace those a checkpoint names; it is written
+    before the row is locked.
+    """
+    sha256 = hashlib.sha256(content).hexdigest()
+    name = f"{run_id}/uploaded-{step:010d}-{sha256[:16]}.safetensors"
+    weights = artifacts.put(name, content)
+    try:
+        created = put_weights(session, run_id, step, weights)
+    except PhasewatchError:
+        artifacts.delete(name)
+        raise
+    return get_checkpoint(session, run_id, step), created
 
 
 def list_checkpoints(

@@ -80,6 +80,23 @@ def list_monitors(session: Session, *, enabled: bool | None = None) -> Sequence[
     return session.scalars(query if enabled is None else query.where(Monitor.enabled == enabled)).all()
 
 
+def get_monitor(session: Session, monitor_id: int) -> Monitor:
+    """The monitor; raises NotFound."""
+    monitor = session.get(Monitor, min(monitor_id, MAX_INTEGER))
+    if monitor is None:
+        raise NotFound(f"monitor {monitor_id} does not exist; GET /api/v1/monitors lists those that do")
+    return monitor
+
+
+def list_firings(
+    session: Session, monitor_id: int, *, before: int | None = None, limit: int = 50
+) -> Sequence[Firing]:
+    """A monitor's firings, newest first; `before` is the id the previous page ended with."""
+    monitor = get_monitor(session, monitor_id)
+    query = select(Firing).where(Firing.monitor_id == monitor.id).order_by(Firing.id.desc()).limit(limit)
+    return session.scalars(query if before is None else query.where(Firing.id < before)).all()
+
+
 def enqueue(session: Session, new: NewJob, firing_id: int | None = None) -> int | None:
     """The new job's id, or None where its key is taken."""
     values = {

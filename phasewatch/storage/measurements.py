@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from phasewatch.errors import Conflict, InvalidInput, NotFound
 from phasewatch.storage.codecs import pack, unpack
 from phasewatch.storage.database import insert_if_absent
+from phasewatch.storage.events import emit
 from phasewatch.storage.limits import checked_name, checked_step
 from phasewatch.storage.runs import get_run, get_segment, is_visible, note_step, visible_stretches
 from phasewatch.storage.schema import MeasurementRow, utc_now
@@ -71,6 +72,7 @@ def put_measurements(
             _check_same(session.get_one(MeasurementRow, tuple(key.values())), values, run_id)
     if new and source == "recorder":  # a job is no sign of life of the run
         note_step(session, run_id, step)
+        emit(session, "measurement", run_id, {"step": step, "segment": row.number, "measures": sorted(measurements)})
     return new
 
 
