@@ -112,9 +112,13 @@ def free_disk(session: Session, max_pages: int = 2_000) -> int:
     """Gives pages that deletion emptied back to the disk; bytes freed (0 on PostgreSQL, which vacuums by itself)."""
     if session.get_bind().dialect.name != "sqlite":
         return 0
-    before = session.scalar(text("PRAGMA page_count")) or 0
-    session.execute(text(f"PRAGMA incremental_vacuum({int(max_pages)})")).all()
-    return int(before - (session.scalar(text("PRAGMA page_count")) or 0)) * PAGE_SIZE
+    session.flush()
+    free = min(session.scalar(text("PRAGMA freelist_count")) or 0, max_pages)
+    cursor = session.connection().connection.cursor()
+    for _ in range(free):
+        cursor.execute("PRAGMA incremental_vacuum(1)")  # with a larger number the driver would stop after one page, too
+    cursor.close()
+    return int(free) * PAGE_SIZE
 
 
 def database_answers(database: Database) -> bool:
@@ -141,9 +145,11 @@ def _driver_url(url: str) -> URL:
 def _prepare_sqlite(connection: Any, record: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # the driver starts no transaction by itself; `_begin_sqlite` does
     cursor = connection.cursor()
-    cursor.execute(f"PRAGMA page_size = {PAGE_SIZE}")
-    cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    cursor.execute("PRAGMA journal_mode = WAL")
+    if cursor.execute("PRAGMA page_count").fetchone()[0] == 0:  # these write, and would wait for whoever writes
+        cursor.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+        cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()

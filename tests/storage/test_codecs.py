@@ -39,8 +39,9 @@ def realistic_losses(n_values: int, seed: int = 0) -> FloatArray:
 
 def every_exponent() -> FloatArray:
     """Finite floats of every exponent and both signs."""
-    bits = np.random.default_rng(1).integers(0, 2**32, 200_000, dtype=np.uint32)
-    return np.extract(np.isfinite(bits.view(np.float32)), bits.view(np.float32)).astype(np.float32)
+    values: FloatArray = np.random.default_rng(1).integers(0, 2**32, 200_000, dtype=np.uint32).view(np.float32)
+    finite: FloatArray = values[np.isfinite(values)]
+    return finite
 
 
 def rounded_by_arithmetic(values: FloatArray) -> FloatArray:
