@@ -2,6 +2,7 @@
 # Everything is installed into .venv by itself; Python 3.11 or newer and make are all that must be there.
 
 PYTHON ?= python3
+SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -18,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 demo: install
-	$(BIN)/python examples/demo.py
+	$(BIN)/python examples/demo.py --seed $(SEED)
 
 test: install browser
 	$(BIN)/python -m pytest

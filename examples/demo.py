@@ -1,0 +1,268 @@
+"""The whole of phasewatch in under three minutes: a two-layer transformer learns induction, its control does not.
+
+    make demo        or, with another seed: make demo SEED=3
+
+Starts the service on SQLite and a trainer of two processes; trains a two-layer attention-only transformer and its
+one-layer control side by side on the sources of Python's standard library; scores and scans them while they train; ends
+with a table, pictures and demo/summary.json. In a terminal it goes on serving the page until Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from phasewatch.client import Client
+from phasewatch.errors import PhasewatchError
+from phasewatch.report import head_picture, loss_picture, position_picture, score_picture, token_picture
+from phasewatch.report.history import RunHistory, load_gain, load_history
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "demo"
+FIRST_PORT = 8000
+GIVE_UP_S = 900.0
+MEASURES = ("icl_score", "repeat_gain", "prefix_matching", "natural_prefix_matching", "position_profile")
+DPI = 150
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0, help="seed of both runs (default 0)")
+    seed: int = parser.parse_args().seed
+    console = Console()
+    data = FOLDER / "phasewatch-data"
+    shutil.rmtree(data, ignore_errors=True)
+    FOLDER.mkdir(exist_ok=True)
+    port = free_port(FIRST_PORT)
+    url = f"http://127.0.0.1:{port}"
+    started = time.monotonic()
+    with processes(data, port), Client(url, token="") as client:
+        wait_until_ready(client)
+        console.print(f"phasewatch serves at {url}")
+        run_ids = [client.post("/runs", body)["id"] for body in configurations(seed)]
+        follow(client, run_ids, console)
+        histories = [load_history(client, run_id, MEASURES) for run_id in run_ids]
+        pictures = draw(client, histories)
+        seconds = time.monotonic() - started
+        summary = {"url": url, "seconds": round(seconds, 1), "runs": [summarise(history) for history in histories]}
+        (FOLDER / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        report(console, histories, pictures, url, seconds)
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            console.print(f"The page is at {url}; Ctrl-C ends it.")
+            wait_for_interrupt()
+    return 0
+
+
+def configurations(seed: int) -> list[dict[str, Any]]:
+    """The bodies of POST /runs: every field that is not named has the default that RECIPES of this demo are made of."""
+    two = {"name": "two layers", "seed": seed, "model": {"sublayers": "aa"}}
+    one = {"name": "one layer (control)", "seed": seed, "model": {"sublayers": "a"}}
+    return [{"name": training["name"], "training": training, "tags": ["demo"]} for training in (two, one)]
+
+
+# The processes.
+
+
+@contextmanager
+def processes(data: Path, port: int) -> Iterator[None]:
+    """The service and a trainer of two processes, their output in demo/*.log; both end with the block."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PHASEWATCH_")} | {
+        "PHASEWATCH_DATA": str(data),
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
+    }
+    commands = {"server": ["server", "--port", str(port)], "trainer": ["trainer", "--processes", "2"]}
+    children = []
+    try:
+        for name, arguments in commands.items():
+            with (FOLDER / f"{name}.log").open("w") as log:
+                children.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", *arguments], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
+                        stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                    )
+                )  # fmt: skip
+        yield
+    finally:
+        for child in children:
+            child.send_signal(signal.SIGTERM)
+        for child in children:
+            try:
+                child.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                child.kill()
+
+
+def free_port(first: int) -> int:
+    """The first port from `first` on that nobody listens on."""
+    for port in range(first, first + 100):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise SystemExit(f"ports {first} to {first + 99} are all taken")
+
+
+def wait_until_ready(client: Client) -> None:
+    """Returns once the service answers; ends the demo with its log where it does not."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            client.get("/ready")
+            return
+        except PhasewatchError as error:
+            if time.monotonic() > deadline:
+                raise SystemExit(
+                    f"the service did not start: {error}\n{(FOLDER / 'server.log').read_text()}"
+                ) from error
+            time.sleep(0.2)
+
+
+def wait_for_interrupt() -> None:
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        return
+
+
+# Following the runs.
+
+
+def follow(client: Client, run_ids: Sequence[str], console: Console) -> None:
+    """Shows progress, and each change as it is found, until both runs are trained and finally scanned."""
+    deadline = time.monotonic() + GIVE_UP_S
+    told: set[str] = set()
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[loss]}"))
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        tasks = {run_id: progress.add_task("waiting", total=None, loss="") for run_id in run_ids}
+        waiting = set(run_ids)
+        while waiting:
+            for run_id in run_ids:
+                run = client.get(f"/runs/{run_id}")
+                if run["status"] in ("failed", "cancelled"):
+                    raise SystemExit(f"run {run['name']} {run['status']}: {run['failure']}; see demo/trainer.log")
+                progress.update(
+                    tasks[run_id], description=run["name"], total=run["n_steps"], completed=run["last_step"] or 0,
+                    loss=last_loss(client, run_id),
+                )  # fmt: skip
+                for change in client.items(f"/runs/{run_id}/phase-changes"):
+                    if change["id"] not in told and change["induction"]:
+                        told.add(change["id"])
+                        progress.console.print(f"[bold]{run['name']}[/bold]: {change['explanation']}")
+                if run["status"] == "completed" and is_scanned(client, run_id):
+                    waiting.discard(run_id)
+            if time.monotonic() > deadline:
+                raise SystemExit(f"not done after {GIVE_UP_S:.0f} s; see demo/server.log and demo/trainer.log")
+            time.sleep(0.5)
+
+
+def last_loss(client: Client, run_id: str) -> str:
+    """The newest training loss, as text."""
+    items = client.get(f"/runs/{run_id}/series", name="loss")["items"]
+    return f"loss {items[0]['values'][-1]:.2f}" if items and items[0]["values"] else ""
+
+
+def is_scanned(client: Client, run_id: str) -> bool:
+    """True once the scan that saw the whole run is done."""
+    jobs = list(client.items("/jobs", run=run_id, kind="scan"))
+    failed = [job for job in jobs if job["state"] == "failed"]
+    if failed:
+        raise SystemExit(f"job {failed[0]['id']} failed: {failed[0]['error']}")
+    return any(job["state"] == "done" and job["parameters"].get("ended") for job in jobs)
+
+
+# What was found.
+
+
+def draw(client: Client, histories: Sequence[RunHistory]) -> list[Path]:
+    """Writes the pictures; their paths."""
+    heads = ("natural_prefix_matching", "prefix_matching")
+    figures: dict[str, Figure] = {
+        "loss": loss_picture({h.name: (*h.loss, h.changes) for h in histories}),
+        "icl_score": score_picture({h.name: curve(h, "icl_score") for h in histories}, "ICL score (nats)"),
+        **{name: head_picture({h.name: (*h.measures[name], h.changes) for h in histories}, name) for name in heads},
+        "position": position_picture({h.name: (*h.measures["position_profile"], h.changes) for h in histories}),
+    }
+    changed = next((h for h in histories if h.induction is not None), None)
+    if changed is not None and changed.induction is not None:
+        texts, gain = load_gain(client, changed, changed.induction)
+        title = f"What each token of the probe text gained across the change of “{changed.name}”"
+        figures["tokens"] = token_picture(texts, gain, title)
+    paths = []
+    for name, figure in figures.items():
+        paths.append(FOLDER / f"{name}.png")
+        figure.savefig(paths[-1], dpi=DPI)
+    return paths
+
+
+def curve(history: RunHistory, measure: str) -> tuple[Any, dict[str, Any], Any]:
+    """One scalar measure as `score_picture` takes it."""
+    steps, values = history.measures[measure]
+    return steps, {measure.replace("_", " "): values}, history.changes
+
+
+def summarise(history: RunHistory) -> dict[str, Any]:
+    """A run as demo/summary.json gives it."""
+    model = history.run["training"]["model"]
+    names = ("start_step", "step", "end_step", "kind", "induction", "signs", "heads", "n_tokens", "effect", "unit")
+    return {
+        "name": history.name,
+        "sublayers": model["sublayers"],
+        "steps": history.run["last_step"],
+        "checkpoints": len(history.loss[0]),
+        "icl_score": first_last(history, "icl_score"),
+        "prefix_matching_max": first_last(history, "prefix_matching"),
+        "natural_prefix_matching_max": first_last(history, "natural_prefix_matching"),
+        "repeat_gain": first_last(history, "repeat_gain"),
+        "phase_changes": [{name: change[name] for name in names} for change in history.raw_changes],
+    }
+
+
+def first_last(history: RunHistory, measure: str) -> dict[str, float]:
+    """A measure at the first and the last checkpoint; of a head score the largest head's."""
+    _, values = history.measures[measure]
+    return {"first": round(float(values[0].max()), 4), "last": round(float(values[-1].max()), 4)}
+
+
+def report(
+    console: Console, histories: Sequence[RunHistory], pictures: Sequence[Path], url: str, seconds: float
+) -> None:
+    """The table, the changes in words, and where to look."""
+    table = Table(title="Did it learn induction?")
+    for heading in ("run", "checkpoints", "ICL score", "largest natural prefix matching", "repeat gain", "induction"):
+        table.add_column(heading)
+    for history in histories:
+        scores = [first_last(history, name) for name in ("icl_score", "natural_prefix_matching", "repeat_gain")]
+        change = history.induction
+        verdict = "none" if change is None else f"step {change.start_step} to {change.end_step}, middle {change.step}"
+        cells = [f"{score['first']:+.2f} → {score['last']:+.2f}" for score in scores]
+        table.add_row(history.name, str(len(history.loss[0])), *cells, verdict)
+    console.print(table)
+    for history in histories:
+        for found in history.raw_founds:
+            console.print(f"[bold]{history.name}[/bold]: {found['explanation']}")
+    console.print(f"{seconds:.0f} s; pictures: {', '.join(str(path.relative_to(ROOT)) for path in pictures)}")
+    console.print(f"summary: demo/summary.json; page: {url}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
