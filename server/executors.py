@@ -21,6 +21,7 @@ import torch
 from phasewatch.storage.artifacts import Artifacts
 from phasewatch.storage.database import Database
 from server.jobs import Work, attempt
+from server.logs import configure_logging
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +169,7 @@ def _work(pipe: Connection, database_url: str, artifacts_url: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us in order
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    configure_logging()
     torch.set_num_threads(1)
     database, artifacts = Database(database_url, pool_size=2), Artifacts(artifacts_url)
     try:

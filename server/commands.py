@@ -1,0 +1,157 @@
+"""The commands of `python -m server`, apart from __main__.py so that child processes do not load them.
+
+python -m server [--port N] [--with-trainer]     API, scheduler and job worker in one process
+python -m server api | scheduler | worker        one part alone
+python -m server migrate                         brings the database to this code's schema
+python -m server token create NAME --scope read  makes a token and prints it, once
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
+
+from phasewatch.errors import InvalidInput, PhasewatchError
+from phasewatch.storage.database import Database
+from phasewatch.storage.schema import Scope
+from phasewatch.storage.tokens import new_token, put_token
+from server.logs import configure_logging
+from server.migrations import upgrade
+from server.settings import Settings
+
+MAX_NAME = 200
+
+Port = Annotated[
+    int | None, typer.Option(min=0, max=65_535, help="Port to listen on, 0 for a free one; else PHASEWATCH_PORT.")
+]
+Slots = Annotated[int, typer.Option(min=1, max=256, help="Jobs done at once.")]
+
+app = typer.Typer(
+    help="The phasewatch service: API, scheduler and job worker. Without a command, all three in one process.",
+    add_completion=False,
+    no_args_is_help=False,
+    pretty_exceptions_enable=False,
+)
+tokens = typer.Typer(help="API tokens.", no_args_is_help=True)
+app.add_typer(tokens, name="token")
+
+
+def main() -> None:
+    """Runs the command line; an error of ours or of the database is one line and exit status 1."""
+    with _errors_as_a_line():
+        app(prog_name="python -m server")
+
+
+@app.callback(invoke_without_command=True)
+def everything(
+    context: typer.Context,
+    port: Port = None,
+    with_trainer: Annotated[bool, typer.Option("--with-trainer", help="Also train queued runs, beside it.")] = False,
+) -> None:
+    """API, scheduler and job worker in one process."""
+    if context.invoked_subcommand is None:
+        _serve("api", "scheduler", "worker", port=port, with_trainer=with_trainer)
+
+
+@app.command()
+def api(port: Port = None) -> None:
+    """The REST API and the page alone."""
+    _serve("api", port=port)
+
+
+@app.command()
+def scheduler() -> None:
+    """The scheduler alone; any number may run on one database."""
+    _serve("scheduler")
+
+
+@app.command()
+def worker(slots: Slots = 1) -> None:
+    """A job worker alone; any number may run on one database."""
+    _serve("worker", slots=slots)
+
+
+@app.command()
+def migrate() -> None:
+    """Brings the database to this code's schema."""
+    configure_logging()
+    database = Settings().open_database()
+    try:
+        before = database.schema_revision()
+        upgrade(database)
+        typer.echo(f"schema {before or 'none'} -> {database.schema_revision()}")
+    finally:
+        database.close()
+
+
+@tokens.command("create")
+def create_token(
+    name: Annotated[str, typer.Argument(help="Whose it is, for people to read.")],
+    scope: Annotated[str, typer.Option(help="read, write or admin")] = "read",
+) -> None:
+    """Makes a token and prints it; it is not shown again."""
+    if not 0 < len(name) <= MAX_NAME or "\x00" in name:
+        raise InvalidInput(f"token name has {len(name)} characters; give 1 to {MAX_NAME}, none of them NUL")
+    settings = Settings()
+    database = open_database(settings)
+    try:
+        token = new_token()
+        with database.transaction() as session:
+            put_token(session, token, name=name, scope=_scope(scope))
+        typer.echo(token)
+    finally:
+        database.close()
+
+
+def _scope(text: str) -> Scope:
+    match text:
+        case "read" | "write" | "admin":
+            return text
+    raise InvalidInput(f"scope is {text!r}; give read, write or admin")
+
+
+def open_database(settings: Settings) -> Database:
+    """The settings' database: the embedded one is brought up to date, another is refused unless it is.
+
+    Raises SchemaMismatch, which names the command that mends it.
+    """
+    database = settings.open_database()
+    if settings.is_embedded:
+        upgrade(database)
+    database.check_schema()
+    return database
+
+
+def _serve(*parts: str, port: int | None = None, with_trainer: bool = False, slots: int = 1) -> None:
+    from server.service import serve  # loads torch and FastAPI, which the short commands do without
+
+    configure_logging()
+    settings = Settings() if port is None else Settings(port=port)
+    database = open_database(settings)
+    try:
+        serve(settings, database, frozenset(parts), with_trainer=with_trainer, slots=slots)
+    finally:
+        database.close()
+
+
+@contextmanager
+def _errors_as_a_line() -> Iterator[None]:
+    try:
+        yield
+    except (PhasewatchError, OSError) as error:
+        _fail(str(error))
+    except ValidationError as error:
+        _fail("; ".join(f"setting PHASEWATCH_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors()))
+    except SQLAlchemyError as error:
+        _fail(f"the database cannot be used: {str(error).splitlines()[0]}")
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"error: {message}", err=True)
+    sys.exit(1)
