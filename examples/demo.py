@@ -258,7 +258,7 @@ def report(
         table.add_row(history.name, str(len(history.loss[0])), *cells, verdict)
     console.print(table)
     for history in histories:
-        for found in history.raw_founds:
+        for found in history.raw_changes:
             console.print(f"[bold]{history.name}[/bold]: {found['explanation']}")
     console.print(f"{seconds:.0f} s; pictures: {', '.join(str(path.relative_to(ROOT)) for path in pictures)}")
     console.print(f"summary: demo/summary.json; page: {url}")
