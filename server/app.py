@@ -18,11 +18,23 @@ from server.auth import Access, Gate
 from server.bodies import BodyLimit
 from server.dependencies import Service
 from server.events import EventHub
-from server.routes import events, health, losses, runs
+from server.routes import (
+    checkpoints,
+    events,
+    health,
+    jobs,
+    losses,
+    measures,
+    monitors,
+    phase_changes,
+    probe_sets,
+    runs,
+    series,
+)
 from server.settings import Settings
 
 PREFIX = "/api/v1"
-_ROUTES = (runs, losses, events, health)
+_ROUTES = (runs, probe_sets, losses, checkpoints, series, measures, phase_changes, jobs, monitors, events, health)
 _bearer = HTTPBearer(auto_error=False, description="a token of this server; needed as soon as there is one")
 
 

@@ -57,9 +57,7 @@ def moved_tokens(session: Session, change_id: UUID, *, first: int = 0, limit: in
         around = (ids[sequence, :position], ids[sequence, position : position + 1], ids[sequence, position + 1 :])
         left, text, right = (None, None, None) if pieces is None else _texts(pieces, *around)
         token_id = int(ids[sequence, position])
-        found.append(
-            MovedToken(token, sequence, position, token_id, text, left, right, before[index], after[index])
-        )
+        found.append(MovedToken(token, sequence, position, token_id, text, left, right, before[index], after[index]))
     return found
 
 

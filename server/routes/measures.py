@@ -1,0 +1,47 @@
+"""Routes of measures: what a recorder measured comes in, what is known of a run goes out."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+
+from phasewatch.storage import measurements, runs
+from server.dependencies import ReadSession, RunId, SegmentNumber, WriteSession
+from server.problems import errors
+from server.schemas.measures import Excess, MeasureHistoryOut, MeasureLabel, MeasurementsCreate, MeasureOut
+from server.schemas.page import Page
+from server.schemas.series import NewCount
+
+router = APIRouter(prefix="/runs/{run}", tags=["measures"], responses=errors(404))
+
+MeasureName = Annotated[MeasureLabel, Path(description="a measure's name, such as prefix_matching")]
+
+
+@router.post("/measurements", responses=errors(404, 409, 413, 415))
+def add_measurements(
+    run: RunId, body: MeasurementsCreate, session: WriteSession, segment: SegmentNumber = None
+) -> NewCount:
+    """Stores what was measured on a checkpoint in the training process; other values for the same are 409."""
+    found = body.to_storage()
+    new = measurements.put_measurements(session, run, body.step, found, segment=segment, source="recorder")
+    return NewCount(new=new)
+
+
+@router.get("/measures")
+def list_measures(run: RunId, session: ReadSession) -> Page[MeasureOut]:
+    """What was measured on a run."""
+    runs.get_run(session, run)
+    return Page(items=[MeasureOut.of(row) for row in measurements.list_measures(session, run)])
+
+
+@router.get("/measures/{measure}")
+def get_measure(
+    run: RunId,
+    measure: MeasureName,
+    session: ReadSession,
+    excess: Annotated[Excess | None, Query(description="subtract the chance level, or the first step's values")] = None,
+    version: Annotated[int | None, Query(ge=1, lt=2**31, description="default: the newest there is")] = None,
+) -> MeasureHistoryOut:
+    """One measure along a run's visible history: values by step (× layers × heads for a head score)."""
+    return MeasureHistoryOut.of(measurements.load_measure(session, run, measure, version), excess)

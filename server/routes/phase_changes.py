@@ -1,0 +1,54 @@
+"""Routes of phase changes: what was found in a run, which tokens moved, and what people make of it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Path, Query
+
+from phasewatch.storage import change_tokens, phase_changes, runs
+from server.dependencies import ReadSession, RunId, WriteSession
+from server.problems import errors
+from server.schemas.page import IntCursor, Limit, Page, encode_cursor
+from server.schemas.phase_changes import MovedTokenOut, PhaseChangeOut, PhaseChangeUpdate
+
+router = APIRouter(tags=["phase changes"], responses=errors(404))
+
+ChangeId = Annotated[UUID, Path(description="the phase change's id")]
+
+
+@router.get("/runs/{run}/phase-changes")
+def list_phase_changes(
+    run: RunId,
+    session: ReadSession,
+    withdrawn: Annotated[bool, Query(description="also those that later scans no longer saw")] = False,
+) -> Page[PhaseChangeOut]:
+    """What was found in a run, by step."""
+    runs.get_run(session, run)
+    rows = phase_changes.list_phase_changes(session, run, withdrawn=withdrawn)
+    return Page(items=[PhaseChangeOut.of(row) for row in rows])
+
+
+@router.get("/phase-changes/{change}")
+def get_phase_change(change: ChangeId, session: ReadSession) -> PhaseChangeOut:
+    """One phase change."""
+    return PhaseChangeOut.of(phase_changes.get_phase_change(session, change))
+
+
+@router.patch("/phase-changes/{change}", responses=errors(404, 413, 415))
+def review_phase_change(change: ChangeId, body: PhaseChangeUpdate, session: WriteSession) -> PhaseChangeOut:
+    """Acknowledges or dismisses a change, or adds a note."""
+    review, note = body.over(phase_changes.get_phase_change(session, change))
+    return PhaseChangeOut.of(phase_changes.review_phase_change(session, change, review, note))
+
+
+@router.get("/phase-changes/{change}/tokens")
+def list_tokens(
+    change: ChangeId, session: ReadSession, cursor: IntCursor = None, limit: Limit = 50
+) -> Page[MovedTokenOut]:
+    """The tokens that move with a change, the most certain first, in their text."""
+    first = cursor or 0
+    found = change_tokens.moved_tokens(session, change, first=first, limit=limit + 1)
+    following = encode_cursor(first + limit) if len(found) > limit else None
+    return Page(items=[MovedTokenOut.of(token) for token in found[:limit]], next=following)

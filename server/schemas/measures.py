@@ -1,0 +1,122 @@
+"""Measurements as the API takes them, and measures along a run as it gives them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from phasewatch.errors import InvalidInput, NotFound
+from phasewatch.measures import registry
+from phasewatch.storage.measurements import MeasureHistory, StoredMeasurement
+from server.schemas.values import FiniteNumber, Nested, StepNumber, from_array, to_array
+
+Excess = Literal["chance", "initial"]
+MeasureLabel = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:+-]{0,199}$")]
+
+
+class MeasurementCreate(BaseModel):
+    """One measure of a checkpoint."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: int = Field(1, ge=1, lt=2**31, strict=True, description="version of the measure's definition")
+    values: Nested = Field(description="a number, or nested lists such as (layers, heads); null for NaN")
+    chance: FiniteNumber | None = Field(None, description="the value without the ability measured, where there is one")
+    interval: tuple[Nested, Nested] | None = Field(None, description="low and high, each shaped like the values")
+
+    def to_storage(self) -> StoredMeasurement:
+        """The measurement as storage takes it; raises InvalidInput for ragged lists."""
+        interval = None if self.interval is None else to_array(list(self.interval))
+        return StoredMeasurement(self.version, to_array(self.values), self.chance, interval)
+
+
+class MeasurementsCreate(BaseModel):
+    """What was measured on a checkpoint in the training process."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    step: StepNumber = Field(description="optimizer steps completed")
+    measurements: dict[MeasureLabel, MeasurementCreate] = Field(max_length=1_000, description="measures by name")
+
+    def to_storage(self) -> dict[str, StoredMeasurement]:
+        """The measurements as storage takes them."""
+        return {name: found.to_storage() for name, found in self.measurements.items()}
+
+
+class MeasureOut(BaseModel):
+    """A measure that a run has values of."""
+
+    measure: str = Field(description="its name, parameters after a colon included")
+    version: int = Field(description="version of its definition")
+    n_steps: int = Field(description="checkpoints it was measured at")
+    last_step: int = Field(description="the newest of them")
+    unit: str | None = Field(description="unit of its values; null for a measure this server does not know")
+    section: str | None = Field(description="section of MEASURES.md that defines it")
+    summary: str | None = Field(description="its definition in a sentence")
+
+    @classmethod
+    def of(cls, row: tuple[str, int, int, int]) -> Self:
+        """The measure of (name, version, number of steps, last step)."""
+        name, version, n_steps, last_step = row
+        known = _registered(name)
+        return cls(
+            measure=name,
+            version=version,
+            n_steps=n_steps,
+            last_step=last_step,
+            unit=known.unit if known else None,
+            section=known.section if known else None,
+            summary=known.summary if known else None,
+        )
+
+
+class MeasureHistoryOut(BaseModel):
+    """One measure along the visible history of a run."""
+
+    measure: str = Field(description="its name, parameters after a colon included")
+    version: int = Field(description="version of its definition")
+    unit: str | None = Field(description="unit of its values; null for a measure this server does not know")
+    steps: list[int] = Field(description="(n_steps,), ascending")
+    shape: list[int] = Field(description="shape of the values at one step, such as (layers, heads); empty for a number")
+    values: list[Any] = Field(description="(n_steps, *shape); null where a value is not finite")
+    chance: float | None = Field(description="the value without the ability measured, where there is one")
+    interval: list[Any] | None = Field(description="(n_steps, 2, *shape), low and high, where every step has one")
+
+    @classmethod
+    def of(cls, history: MeasureHistory, excess: Excess | None) -> MeasureHistoryOut:
+        """The history that storage read, raw or as excess over chance or over its first step."""
+        known = _registered(history.measure)
+        zero = _zero(history, excess)
+        interval = None if history.interval is None else history.interval - zero[:, None]
+        chance = history.chance[-1]
+        return cls.model_construct(
+            measure=history.measure,
+            version=history.version,
+            unit=known.unit if known else None,
+            steps=history.steps.tolist(),
+            shape=list(history.values.shape[1:]),
+            values=from_array(history.values - zero),
+            chance=float(chance) if np.isfinite(chance) else None,
+            interval=None if interval is None else from_array(interval),
+        )
+
+
+def _zero(history: MeasureHistory, excess: Excess | None) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """What is subtracted from the values, broadcastable (n_steps, 1 …) or (1, *shape)."""
+    if excess == "initial":
+        return history.values[:1]
+    levels = np.zeros(len(history.steps))
+    if excess == "chance":
+        levels = history.chance
+        if not np.isfinite(levels).all():
+            raise InvalidInput(f"measure {history.measure!r} has no chance level; ask for excess=initial or none")
+    return levels.reshape(-1, *[1] * (history.values.ndim - 1))
+
+
+def _registered(name: str) -> registry.Measure | None:
+    try:
+        return registry.get(name)
+    except NotFound:
+        return None
