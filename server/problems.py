@@ -104,9 +104,7 @@ class Problem(BaseModel):
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI `responses` of a route that can answer these statuses beyond those that every route can."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {
-        status: {"description": _title(status), "content": content} for status in sorted({*EVERYWHERE, *statuses})
-    }
+    return {status: {"description": _title(status), "content": content} for status in sorted({*EVERYWHERE, *statuses})}
 
 
 def status_of(error: Exception) -> int:
