@@ -66,7 +66,7 @@ class AttentionCall(ABC):
         """
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FusedCall(AttentionCall):
     """A call of a fused kernel: query (B, H, T, D), key (B, K, T, D), additive mask or None, logsumexp (B, H, T)."""
 
@@ -116,7 +116,7 @@ class FusedCall(AttentionCall):
         return rows_BHtT.tril_(first) if self.is_causal else rows_BHtT
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SoftmaxCall(AttentionCall):
     """Attention written out: the pattern itself, (B, H, T, T)."""
 

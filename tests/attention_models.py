@@ -122,7 +122,7 @@ class Playing(nn.Module):
 
     def __init__(self, patterns: Tensor, *, fused: bool) -> None:
         super().__init__()
-        self.scores, self.fused = patterns.log(), fused
+        self.scores, self.fused = patterns.log().float(), fused
 
     def forward(self, tokens: Tensor) -> Tensor:
         scores = self.scores[..., : tokens.shape[1], : tokens.shape[1]]

@@ -29,6 +29,7 @@ def token_losses(model: Model, tokens: NDArray[np.integer[Any]], *, batch_size: 
     with `.logits` or a tuple with logits first; its train/eval mode and the random state are as before afterwards.
     Raises InvalidInput on tokens of another shape, or logits that do not fit them.
     """
+    model = original(model)
     with evaluating(model):
         batches = [_losses(logits_of(model(batch), batch), batch) for batch in batches_of(model, tokens, batch_size)]
     return np.concatenate(batches)

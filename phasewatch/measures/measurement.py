@@ -80,15 +80,21 @@ def bootstrap(statistic: Callable[[Floats], Floats], n_sequences: int, *, seed: 
     statistic takes weights (n, n_sequences), how often each of n samples holds each sequence, and gives (n, …). Samples
     it is NaN for are left out. The interval is NaN for a single sequence, which says nothing about others.
     """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        value = statistic(np.ones((1, n_sequences)))[0]
-        if n_sequences < 2:
-            return value, np.full((2, *value.shape), np.nan)
-        resampled = statistic(_resamples(n_sequences, seed))
+    value = _finite_or_nan(statistic, np.ones((1, n_sequences)))[0]
+    if n_sequences < 2:
+        return value, np.full((2, *value.shape), np.nan)
+    resampled = _finite_or_nan(statistic, _resamples(n_sequences, seed))
     usable = resampled[~np.isnan(resampled).reshape(N_RESAMPLES, -1).all(axis=1)]
     if not len(usable):
         return value, np.full((2, *value.shape), np.nan)
     return value, np.quantile(usable, [_TAIL, 1 - _TAIL], axis=0)
+
+
+def _finite_or_nan(statistic: Callable[[Floats], Floats], weights: Floats) -> Floats:
+    """The statistic of each sample, NaN instead of infinity."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = statistic(weights)
+    return np.where(np.isfinite(found), found, np.nan)
 
 
 @lru_cache(maxsize=2)  # the slices of a probe set have two sizes, and are asked for at every checkpoint
