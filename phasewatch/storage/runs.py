@@ -91,11 +91,11 @@ def list_runs(
     if before is not None:
         last = get_run(session, before)
         query = query.where(tuple_(Run.created_at, Run.id) < (last.created_at, last.id))
-    if tag is None:
-        return session.scalars(query.limit(limit)).all()
-    # Tags are a JSON list, which the two databases search differently; runs are few enough to look at.
-    tagged = (run for run in session.scalars(query.execution_options(yield_per=200)) if tag in run.tags)
-    return [run for run, _ in zip(tagged, range(limit), strict=False)]
+    if tag is not None:
+        # Tags are a JSON list, which the two databases search differently; runs are few enough to look at.
+        rows = session.execute(query.with_only_columns(Run.id, Run.tags))
+        query = query.where(Run.id.in_([run_id for run_id, tags in rows if tag in tags][:limit]))
+    return session.scalars(query.limit(limit)).all()
 
 
 def set_status(session: Session, run: Run, status: RunStatus, failure: str | None = None) -> None:

@@ -39,9 +39,9 @@ def realistic_losses(n_values: int, seed: int = 0) -> FloatArray:
 
 def every_exponent() -> FloatArray:
     """Finite floats of every exponent and both signs."""
-    values: FloatArray = np.random.default_rng(1).integers(0, 2**32, 200_000, dtype=np.uint32).view(np.float32)
-    finite: FloatArray = values[np.isfinite(values)]
-    return finite
+    bits = np.random.default_rng(1).integers(0, 2**32, 200_000, dtype=np.uint32)
+    values = np.frombuffer(bits.tobytes(), np.float32)
+    return values[np.isfinite(values)]
 
 
 def rounded_by_arithmetic(values: FloatArray) -> FloatArray:
@@ -50,7 +50,7 @@ def rounded_by_arithmetic(values: FloatArray) -> FloatArray:
     _, exponent = np.frexp(exact)
     unit = np.ldexp(1.0, np.maximum(exponent - 13, -138))  # below 2**-126 the spacing of float32 stays the same
     with np.errstate(over="ignore"):
-        return (np.rint(exact / unit) * unit).astype(np.float32)
+        return np.asarray(np.rint(exact / unit) * unit, np.float32)
 
 
 def round_trip(values: FloatArray, codec: str) -> FloatArray:
