@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 from typing_extensions import TypeAliasType
 
 from phasewatch.errors import InvalidInput
-from phasewatch.storage.limits import MAX_STEP
+from phasewatch.storage.limits import MAX_STEP, clean_text
 
 MAX_DEPTH = 32
 _UNPRINTABLE = {chr(code) for code in (*range(32), 127)}
@@ -50,7 +50,7 @@ def _check_text(text: str) -> None:
 
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_printable)]
-Text = Annotated[str, StringConstraints(max_length=100_000)]
+Text = Annotated[str, StringConstraints(max_length=100_000), AfterValidator(clean_text)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_storable)]
 StepNumber = Annotated[int, Field(ge=0, le=MAX_STEP, strict=True)]
 FiniteNumber = Annotated[float, Field(strict=True, allow_inf_nan=False)]
