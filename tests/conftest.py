@@ -6,11 +6,13 @@ that was migrated once: of its file on SQLite, of a template database on Postgre
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -28,6 +30,7 @@ from phasewatch.storage.database import Database
 from phasewatch.storage.probe_sets import put_probe_set
 from phasewatch.storage.runs import NewRun, create_run, set_probe_set
 from server.migrations import upgrade
+from tests.processes import N_PROCESSES
 
 POSTGRESQL_VERSION = 16  # the one that docker-compose.yml runs
 _SHARED_MEMORY = Path("/dev/shm")
@@ -54,6 +57,13 @@ def scratch() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="phasewatch-", dir=_SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def processes() -> Iterator[ProcessPoolExecutor]:
+    """Other processes, spawned once, to run the functions of tests/processes.py in."""
+    with ProcessPoolExecutor(N_PROCESSES, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield pool
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sqlite3
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from phasewatch.storage.runs import NewRun, create_run, get_run, list_runs
 from phasewatch.storage.schema import ApiToken, Event, Run, Scheduler, utc_now
 from phasewatch.storage.tokens import put_token
 from tests.conftest import MakeRun
+from tests.processes import write_rows
 
 
 class Abandoned(Exception):
@@ -151,16 +151,6 @@ class TestInsertIfAbsent:
         assert answers == [True]
 
 
-def write_rows(url: str, writer: int, n_commits: int) -> int:
-    """What one process does: `n_commits` transactions of one row."""
-    database = Database(url)
-    for number in range(n_commits):
-        with database.transaction() as session:
-            insert_if_absent(session, Scheduler, scheduler(f"{writer:02d}-{number:02d}"))
-    database.close()
-    return n_commits
-
-
 class TestManyWriters:
     def test_sixteen_threads(self, database: Database) -> None:
         def write(writer: int) -> None:
@@ -172,14 +162,13 @@ class TestManyWriters:
             list(pool.map(write, range(16)))
         assert len(names(database)) == 160
 
-    def test_four_processes_of_four_threads_on_one_file(self, sqlite_url: str) -> None:
-        """Sixteen writers, none of which may see "database is locked"."""
-        context = multiprocessing.get_context("spawn")
-        with context.Pool(4) as pool:
-            assert pool.starmap(write_four, [(sqlite_url, number) for number in range(4)]) == [80] * 4
-        database = Database(sqlite_url)
-        assert len(names(database)) == 320
-        database.close()
+    def test_two_processes_of_eight_threads_on_one_file(
+        self, sqlite_url: str, sqlite_database: Database, processes: ProcessPoolExecutor, tmp_path: Path
+    ) -> None:
+        """Sixteen writers, each with its own engine, none of which may see "database is locked"."""
+        writers = [processes.submit(write_rows, sqlite_url, str(tmp_path), name, 8, 10) for name in ("a", "b")]
+        assert [writer.result() for writer in writers] == [80, 80]
+        assert len(names(sqlite_database)) == 160
 
     def test_readers_among_writers_see_whole_transactions(self, database: Database) -> None:
         stop = threading.Event()
@@ -198,11 +187,6 @@ class TestManyWriters:
         thread.join()
         assert all(count % 2 == 0 for count in counts)
         assert counts == sorted(counts)
-
-
-def write_four(url: str, process: int) -> int:
-    with ThreadPoolExecutor(4) as pool:
-        return sum(pool.map(lambda thread: write_rows(url, 4 * process + thread, 20), range(4)))
 
 
 class TestSqlite:
