@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import not_, or_, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from phasewatch.errors import Conflict, InvalidInput, NotFound, PhasewatchError
@@ -128,7 +128,7 @@ def get_checkpoint(session: Session, run_id: UUID, step: int) -> Checkpoint:
 def resumable_checkpoints(session: Session, run_id: UUID) -> Sequence[Checkpoint]:
     """The visible checkpoints from which training can go on bit for bit, newest first."""
     visible = is_visible(visible_stretches(session, run_id), Checkpoint.segment_id, Checkpoint.step)
-    query = select(Checkpoint).where(visible, Checkpoint.state_url.is_not(None), Checkpoint.artifact_url.is_not(None))
+    query = select(Checkpoint).where(visible, Checkpoint.state_url.is_not(None))
     return session.scalars(query.order_by(Checkpoint.step.desc())).all()
 
 
