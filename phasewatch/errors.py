@@ -3,7 +3,8 @@
     PhasewatchError
     ├── InvalidInput            (also a ValueError) a value that cannot be used: shape, dtype, name, range
     │   ├── UnsupportedMedia    bytes of a kind that is never read: a pickle, an array of objects
-    │   └── TooLarge            more bytes or values than the limit allows
+    │   ├── TooLarge            more bytes or values than the limit allows
+    │   └── UnknownSlice        (also a NotFound) losses sent for a slice that the run's probe set does not have
     ├── NotFound                the thing named does not exist
     ├── Conflict                something different is already stored under the same key
     ├── Unavailable             database, disk or server out of reach; trying again later may work
@@ -36,6 +37,10 @@ class TooLarge(InvalidInput):
 
 class NotFound(PhasewatchError):
     """The thing named does not exist."""
+
+
+class UnknownSlice(InvalidInput, NotFound):
+    """Losses were sent for a slice that the run's probe set does not have."""
 
 
 class Conflict(PhasewatchError):

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from phasewatch.errors import Conflict, InvalidInput, NotFound
+from phasewatch.errors import Conflict, InvalidInput, NotFound, UnknownSlice
 from phasewatch.storage.codecs import (
     BLOCK_TOKENS,
     DEFAULT_CODEC,
@@ -68,9 +68,13 @@ def write_losses(
     """The loss slice and whether it was stored now; the same values again change nothing.
 
     losses: flat or (n_sequences, n_positions), nats; NaN and infinities are kept and counted. Raises InvalidInput for
-    another shape than the slice's, Conflict where other values stand at this step.
+    another shape than the slice's or a slice the run does not have, Conflict where other values stand at this step.
     """
-    part = get_run_slice(session, run_id, slice_name)
+    get_run(session, run_id)
+    try:
+        part = get_run_slice(session, run_id, slice_name)
+    except NotFound as error:
+        raise UnknownSlice(str(error)) from error
     values = _checked(losses, part)
     get_run(session, run_id, lock=True)  # the probe set cannot change under us
     row = get_segment(session, run_id, segment)
