@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import SupportsFloat
 from uuid import UUID
 
-from sqlalchemy import distinct, insert, select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from phasewatch.errors import Conflict, InvalidInput
@@ -23,8 +23,6 @@ def put_series(
 
     Raises Conflict where another value stands under the same name and step, InvalidInput for a step before the segment.
     """
-    if not values:
-        return 0
     get_run(session, run_id, lock=True)
     row = get_segment(session, run_id, segment)
     wanted = {
@@ -32,6 +30,8 @@ def put_series(
         for step, named in values.items()
         for name, value in named.items()
     }
+    if not wanted:
+        return 0
     stored = _stored(session, row.id, sorted(step for _, step in wanted))
     for key, value in wanted.items():
         if key in stored and stored[key] != value:
@@ -63,13 +63,13 @@ def _checked(name: str, value: SupportsFloat) -> float | None:
         number = float(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidInput(f"series {name} has value {value!r}, which is not one number") from error
-    return None if math.isnan(number) else number
+    return None if math.isnan(number) else number + 0.0  # SQLite has no negative zero
 
 
 def list_series(session: Session, run_id: UUID) -> Sequence[str]:
     """Names of the run's visible metrics."""
     visible = is_visible(visible_stretches(session, run_id), SeriesValue.segment_id, SeriesValue.step)
-    return session.scalars(select(distinct(SeriesValue.name)).where(visible).order_by(SeriesValue.name)).all()
+    return session.scalars(select(SeriesValue.name).distinct().where(visible).order_by(SeriesValue.name)).all()
 
 
 def load_series(
