@@ -1,0 +1,208 @@
+"""The reference transformer against the same mathematics in float64, one head and one position at a time."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from phasewatch.errors import InvalidInput, ModelNotRebuilt
+from phasewatch.measures import score_heads
+from phasewatch.probes import ProbeSet
+from phasewatch.training import ModelConfig
+from phasewatch.transformer import Attention, FeedForward, Transformer, build_model
+
+Array = NDArray[np.float64]
+VOCABULARY = 11
+CONTEXT = 24
+TREATMENTS: dict[str, dict[str, Any]] = {
+    "none": {"sublayers": "a", "positions": ("none",)},
+    "relative": {"sublayers": "a", "positions": ("relative",)},
+    "rotary": {"sublayers": "a", "positions": ("rotary",)},
+    "learned": {"sublayers": "aa", "positions": ("none", "learned")},
+    "queries_keys": {"sublayers": "aa", "positions": ("queries_keys", "none")},
+    "smeared": {"sublayers": "a", "positions": ("rotary",), "smeared_keys": True},
+    "sandwich": {"sublayers": "aaff", "positions": ("relative", "rotary")},
+}
+
+
+def make(**values: Any) -> Transformer:
+    """A small model whose biases and smear weights are not at the zero they start from."""
+    model = Transformer(ModelConfig(d_model=12, n_heads=3, context=CONTEXT, **values), VOCABULARY, seed=3)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(("relative_bias", "smear", "position_table")):
+                weight.normal_(generator=generator)
+    return model
+
+
+def tokens(n_sequences: int = 3, n_tokens: int = CONTEXT) -> torch.Tensor:
+    return torch.randint(VOCABULARY, (n_sequences, n_tokens), generator=torch.Generator().manual_seed(5))
+
+
+def array(tensor: torch.Tensor | None) -> Array:
+    assert tensor is not None
+    return tensor.detach().double().numpy()
+
+
+def plain_norm(x: Array) -> Array:
+    normed: Array = x / np.sqrt((x**2).mean(-1, keepdims=True) + np.finfo(np.float32).eps)
+    return normed
+
+
+def plain_rotate(x: Array) -> Array:
+    """(T, K): pair c of position t, read as a complex number, times exp(i t base^(-2c/K))."""
+    half = x.shape[1] // 2
+    angles = np.arange(len(x))[:, None] * 10_000.0 ** (-np.arange(half) / half)
+    turned = (x[:, :half] + 1j * x[:, half:]) * np.exp(1j * angles)
+    return np.concatenate([turned.real, turned.imag], axis=1)
+
+
+def plain_head(layer: Attention, head: int, inputs: Array, values: Array) -> tuple[Array, Array]:
+    """What one head adds (T, D) and its pattern (T, T)."""
+    weights = layer.head_weights()
+    query, key = inputs @ array(weights.query[head]), inputs @ array(weights.key[head])
+    if layer.smear is not None:
+        share = 1 / (1 + np.exp(-array(layer.smear)[head]))
+        key[1:] = share * key[1:] + (1 - share) * key[:-1]
+    if layer.position == "rotary":
+        query, key = plain_rotate(query), plain_rotate(key)
+    pattern = np.zeros((len(inputs), len(inputs)))
+    for i in range(len(inputs)):
+        scores = np.array([query[i] @ key[k] / np.sqrt(query.shape[1]) for k in range(i + 1)])
+        if layer.position == "relative":
+            bias = array(layer.relative_bias)[head]
+            scores += [5 * bias[i - k] if i - k < len(bias) else 0 for k in range(i + 1)]
+        pattern[i, : i + 1] = np.exp(scores) / np.exp(scores).sum()
+    return pattern @ (values @ array(weights.value[head])) @ array(weights.output[head]), pattern
+
+
+def plain_sublayer(layer: torch.nn.Module, x: Array, patterns: list[Array]) -> Array:
+    """The residual stream (T, D) after a sublayer."""
+    if isinstance(layer, FeedForward):
+        hidden = torch.from_numpy(plain_norm(x) @ array(layer.input).T)
+        return x + array(hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))) @ array(layer.output).T
+    assert isinstance(layer, Attention)
+    table = 0.0 if layer.position_table is None else array(layer.position_table)[: len(x)]
+    inputs = plain_norm(x + table)
+    values = plain_norm(x) if layer.position == "queries_keys" else inputs
+    heads = [plain_head(layer, head, inputs, values) for head in range(layer.n_heads)]
+    patterns.append(np.stack([pattern for _, pattern in heads]))
+    kept = table if layer.position == "learned" else 0.0
+    added: Array = np.sum([head for head, _ in heads], axis=0)
+    return x + kept + added
+
+
+def plain_logits(model: Transformer, sequence: NDArray[np.int64]) -> tuple[Array, list[Array]]:
+    """Logits (T, V) of one sequence (T,), and the patterns (H, T, T) of each attention layer."""
+    patterns: list[Array] = []
+    x = plain_norm(array(model.embedding)[sequence])
+    for layer in model.sublayers:
+        x = plain_sublayer(layer, x, patterns)
+    return plain_norm(x) @ array(model.unembedding).T, patterns
+
+
+@pytest.mark.parametrize("treatment", TREATMENTS)
+def test_logits_are_those_of_the_mathematics_written_out(treatment: str) -> None:
+    model = make(**TREATMENTS[treatment])
+    expected = np.stack([plain_logits(model, sequence)[0] for sequence in tokens().numpy()])
+    np.testing.assert_allclose(array(model(tokens())), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("treatment", TREATMENTS)
+def test_the_future_does_not_reach_the_past(treatment: str) -> None:
+    model = make(**TREATMENTS[treatment])
+    changed = tokens()
+    changed[:, 15:] = (changed[:, 15:] + 1) % VOCABULARY
+    before, after = model(tokens()), model(changed)
+    torch.testing.assert_close(before[:, :15], after[:, :15], rtol=0, atol=0)
+    assert (before[:, 15:] != after[:, 15:]).any(-1).all()
+
+
+def test_the_attention_tap_sees_its_heads() -> None:
+    model = make(sublayers="afa", positions=("relative", "rotary"))
+    scores = score_heads(model, ProbeSet.from_tokens(tokens().numpy()))["previous_token"]
+    patterns = [plain_logits(model, sequence)[1] for sequence in tokens().numpy()]
+    expected = np.mean([[np.diagonal(layer, -1, 1, 2).mean(-1) for layer in layers] for layers in patterns], axis=0)
+    np.testing.assert_allclose(scores.values, expected, atol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_weights_and_leaves_torchs_random_state_alone() -> None:
+    config = ModelConfig(d_model=8, context=8)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first, again, other = (Transformer(config, VOCABULARY, seed=seed).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["embedding"], other["embedding"])
+
+
+def test_weights_start_as_the_recipe_says() -> None:
+    model = Transformer(ModelConfig(sublayers="af", d_model=128, n_heads=4), 512)
+    attention, feed_forward = model.sublayers
+    assert isinstance(attention, Attention)
+    assert isinstance(feed_forward, FeedForward)
+    expected = {
+        model.embedding: 0.02,
+        model.unembedding: 0.02,
+        attention.query_key: 128**-0.5,
+        attention.value: 128**-0.5,
+        attention.output: 128**-0.5 / 2,
+        feed_forward.input: 128**-0.5,
+        feed_forward.output: 512**-0.5 / 2,
+    }
+    for weight, std in expected.items():
+        assert array(weight).std() == pytest.approx(std, rel=0.03)
+    assert not array(attention.relative_bias).any()
+
+
+@pytest.mark.parametrize("treatment", TREATMENTS)
+def test_parameters_are_counted_without_building_the_model(treatment: str) -> None:
+    model = make(**TREATMENTS[treatment])
+    assert model.config.n_parameters(VOCABULARY) == sum(weight.numel() for weight in model.parameters())
+
+
+def test_the_demos_model_has_98_thousand_parameters() -> None:
+    assert ModelConfig().n_parameters(512) == 98_336
+
+
+@pytest.mark.parametrize("treatment", TREATMENTS)
+def test_a_model_is_rebuilt_from_its_spec_and_weights(treatment: str) -> None:
+    model = make(**TREATMENTS[treatment])
+    rebuilt = build_model(json.loads(json.dumps(model.spec())))
+    rebuilt.load_state_dict(model.state_dict())
+    assert torch.equal(rebuilt(tokens()), model(tokens()))
+
+
+SPEC: dict[str, Any] = Transformer(ModelConfig(d_model=8, context=8), VOCABULARY).spec()
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({}, "kind None cannot be built"),
+        ({**SPEC, "kind": "gpt2"}, "kind 'gpt2' cannot be built here, only 'phasewatch.transformer'"),
+        ({"kind": SPEC["kind"], "model": SPEC["model"]}, "vocabulary_size: Field required"),
+        ({**SPEC, "vocabulary_size": -1}, "vocabulary_size: .*given -1"),
+        ({**SPEC, "model": {"n_heads": 3}}, "d_model 64 is not divisible by n_heads 3"),
+        ({**SPEC, "code": "import os"}, "code: Extra inputs are not permitted"),
+    ],
+)
+def test_a_spec_that_is_no_good_says_why(spec: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelNotRebuilt, match=message):
+        build_model(spec)
+
+
+def test_sequences_beyond_the_context_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="25 tokens do not fit the model's context of 24"):
+        make()(tokens(1, 25))
+
+
+def test_a_vocabulary_of_one_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="at least 2"):
+        Transformer(ModelConfig(), 1)
