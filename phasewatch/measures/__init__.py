@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from phasewatch.measures import registry
+from phasewatch.measures.circuits import score_circuits
 from phasewatch.measures.evaluation import token_losses
 from phasewatch.measures.groups import TokenGroup
 from phasewatch.measures.heads import score_heads
 from phasewatch.measures.losses import score_losses
 from phasewatch.measures.measurement import HeadScores, Measurement
 
-__all__ = ["HeadScores", "Measurement", "TokenGroup", "registry", "score_heads", "score_losses", "token_losses"]
+__all__ = [
+    "HeadScores",
+    "Measurement",
+    "TokenGroup",
+    "registry",
+    "score_circuits",
+    "score_heads",
+    "score_losses",
+    "token_losses",
+]
