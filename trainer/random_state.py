@@ -64,5 +64,5 @@ def put_random_state(state: RandomState) -> None:
             torch.cuda.set_rng_state_all(list(state.cuda))
         np.random.set_state((kind, np.array(key, dtype=np.uint32), position, has_gauss, gauss))
         random.setstate((version, tuple(numbers), next_gauss))
-    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+    except (RuntimeError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise InvalidInput(f"a random state that no generator has: {error}") from error
