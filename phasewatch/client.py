@@ -102,7 +102,7 @@ def _detail(response: httpx.Response) -> str:
     wrong = [
         f"{'.'.join(map(str, item.get('loc', ())))}: {item.get('msg')}"
         for item in (fields if isinstance(fields, list) else ())
-        if isinstance(item, dict)
+        if isinstance(item, dict) and str(item.get("msg")) not in problem["detail"]
     ]
     return "; ".join([problem["detail"], *wrong])
 

@@ -1,0 +1,20 @@
+"""The command `phasewatch`: runs on a server, on a terminal or as JSON. It speaks HTTP only.
+
+    phasewatch runs                         what there is
+    phasewatch show RUN                     one run: its metrics, measures and phase changes
+    phasewatch train CONFIG.toml --follow   queue a run for a trainer, and watch it
+
+Errors are one line on standard error and exit status 1; a wrong call is status 2.
+"""
+
+from __future__ import annotations
+
+from phasewatch.cli.application import app
+
+
+def main() -> None:
+    """Runs the command with the arguments of this process."""
+    app()
+
+
+__all__ = ["app", "main"]
