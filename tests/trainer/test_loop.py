@@ -240,7 +240,8 @@ class TestChecks:
 
     def test_threads_are_as_asked_for_and_as_before_afterwards(self) -> None:
         before, seen = torch.get_num_threads(), set[int]()
-        Trainer(small.config(threads=2, steps=1), small.corpus()).run(lambda recording: seen.add(torch.get_num_threads()))
+        trainer = Trainer(small.config(threads=2, steps=1), small.corpus())
+        trainer.run(lambda _: seen.add(torch.get_num_threads()))
         assert seen == {2}
         assert torch.get_num_threads() == before
 
