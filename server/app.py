@@ -18,6 +18,7 @@ from server.auth import Access, Gate
 from server.bodies import BodyLimit
 from server.dependencies import Service
 from server.events import EventHub
+from server.headers import SecurityHeaders
 from server.routes import (
     checkpoints,
     events,
@@ -26,6 +27,7 @@ from server.routes import (
     losses,
     measures,
     monitors,
+    pages,
     phase_changes,
     probe_sets,
     runs,
@@ -55,9 +57,12 @@ def create_app(settings: Settings, database: Database, artifacts: Artifacts) -> 
     for module in _ROUTES:
         api.include_router(module.router)
     app.include_router(api)
+    app.include_router(pages.router)
+    pages.mount_static(app)
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(Access, gate=service.gate)
+    app.add_middleware(SecurityHeaders)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's own way to extend the document
     return app
 
