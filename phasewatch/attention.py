@@ -22,7 +22,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from phasewatch.errors import AttentionNotSeen
+from phasewatch.errors import AttentionNotSeen, InvalidInput
 
 _FUSED = (
     "_scaled_dot_product_flash_attention_for_cpu",
@@ -134,24 +134,43 @@ class SoftmaxCall(AttentionCall):
         return _at_least_single(self.pattern[:, :, first:last])
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Edit:
+    """What a tap changes: outputs of heads set to zero, by layer, and patterns replaced by those of recorded calls.
+
+    patterns: the calls of an earlier forward pass over the same tokens, all layers, in order.
+    """
+
+    zeroed: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    patterns: Sequence[AttentionCall] | None = None
+
+
 class AttentionTap(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves the mode's methods untyped
     """Sees each attention call of the forward pass run inside it, layers numbered in the order of the calls.
 
     `tokens_shape` is (n_sequences, n_tokens) of the input: attention over other lengths (a cache, a cross-attention)
     and softmaxes over anything else are left alone. `on_call` takes each call as it happens, and nothing is kept;
-    without it calls are kept in `calls`, which holds queries, keys and log-sum-exps (or patterns) of all layers.
+    without it calls are kept in `calls`, which holds queries, keys and log-sum-exps (or patterns) of all layers. With
+    an `edit` the model computes on with what it changes; calls show heads as they were before they were zeroed.
 
     While it is active gradients and inference mode are off (inference mode hides the kernels) and so is the fast path
     of `torch.nn.MultiheadAttention`; all of them are restored on the way out, also after an error.
     """
 
-    def __init__(self, tokens_shape: Sequence[int], on_call: Callable[[AttentionCall], object] | None = None) -> None:
+    def __init__(
+        self,
+        tokens_shape: Sequence[int],
+        on_call: Callable[[AttentionCall], object] | None = None,
+        *,
+        edit: Edit | None = None,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.n_sequences, self.n_tokens = tokens_shape
         self.calls: list[AttentionCall] = []
-        self.n_calls = 0
+        self.n_heads: list[int] = []  # of each layer seen
         self.n_operations = 0
         self._on_call = self.calls.append if on_call is None else on_call
+        self._edit = edit or Edit()
         self._restore = ExitStack()
 
     def __enter__(self) -> Self:
@@ -179,14 +198,17 @@ class AttentionTap(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
         if func in _FUSED_OPERATIONS:
             return self._fused(func, _named(func, args, kwargs or {}))
         result = func(*args, **(kwargs or {}))
-        if func in _SOFTMAX_OPERATIONS:
-            self._softmax(result)
-        return result
+        return self._softmax(result) if func in _SOFTMAX_OPERATIONS else result
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         # Else torch imports its compiler, for 2 s, only to keep it off the mode; __enter__ does so where it is there.
         return False
+
+    @property
+    def n_calls(self) -> int:
+        """How many attention calls were seen."""
+        return len(self.n_heads)
 
     def check_seen(self) -> None:
         """Raises AttentionNotSeen, saying what was looked for, where no call was seen."""
@@ -203,38 +225,72 @@ class AttentionTap(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch
         """Runs a fused kernel and hands on what it did, asking for the log-sum-exp where the caller did not."""
         if "compute_log_sumexp" in named:
             named["compute_log_sumexp"] = True
-        result = func(**named)
         query, key = named["query"], named["key"]
-        if (query.shape[0], query.shape[2], key.shape[2]) == (self.n_sequences, self.n_tokens, self.n_tokens):
-            scale = named["scale"]
-            self._hand_on(
-                FusedCall(
-                    layer=self.n_calls,
-                    query=query,
-                    key=key,
-                    scale=1 / math.sqrt(query.shape[-1]) if scale is None else scale,
-                    mask=named.get("attn_mask", named.get("attn_bias")),
-                    is_causal=named["is_causal"],
-                    # Some kernels pad its length and some add a dimension of one.
-                    logsumexp=result[1].reshape(*query.shape[:2], -1)[..., : self.n_tokens],
-                )
+        if (query.shape[0], query.shape[2], key.shape[2]) != (self.n_sequences, self.n_tokens, self.n_tokens):
+            return func(**named)
+        layer, scale = self.n_calls, named["scale"]
+        if (recorded := self._recorded(layer)) is not None:
+            named["query"], named["key"] = query, key = _as_fused(recorded)
+        result = func(**named)
+        self._hand_on(
+            FusedCall(
+                layer=layer,
+                query=query,
+                key=key,
+                scale=1 / math.sqrt(query.shape[-1]) if scale is None else scale,
+                mask=named.get("attn_mask", named.get("attn_bias")),
+                is_causal=named["is_causal"],
+                # Some kernels pad its length and some add a dimension of one.
+                logsumexp=result[1].reshape(*query.shape[:2], -1)[..., : self.n_tokens],
             )
+        )
+        result[0][:, list(self._edit.zeroed.get(layer, ()))] = 0
         return result
 
-    def _softmax(self, result: Tensor) -> None:
-        """Hands on the result of a softmax where it was over a square of scores."""
+    def _softmax(self, result: Tensor) -> Tensor:
+        """Hands on the result of a softmax where it was over a square of scores; the result the model goes on with."""
         square = (self.n_tokens, self.n_tokens)
         if result.ndim < 3 or result.shape[-2:] != square or result.shape[0] % self.n_sequences:
-            return
+            return result
         pattern = result.reshape(self.n_sequences, -1, *square)
         # (B, T, T) may also be the softmax over a vocabulary of T: attention of one head is causal, that is not.
         if result.shape[0] == self.n_sequences and result.ndim == 3 and bool(pattern[..., 0, 1:].any()):
-            return
-        self._hand_on(SoftmaxCall(layer=self.n_calls, pattern=pattern))
+            return result
+        layer = self.n_calls
+        if (recorded := self._recorded(layer)) is not None:
+            pattern = _as_softmax(recorded)
+        self._hand_on(SoftmaxCall(layer=layer, pattern=pattern))
+        if zeroed := list(self._edit.zeroed.get(layer, ())):
+            pattern = pattern.clone()
+            pattern[:, zeroed] = 0
+        return pattern.reshape(result.shape)
+
+    def _recorded(self, layer: int) -> AttentionCall | None:
+        """The call whose pattern this layer must repeat, where there is one."""
+        patterns = self._edit.patterns
+        if patterns is None:
+            return None
+        if layer >= len(patterns) or patterns[layer].shape[::2] != (self.n_sequences, self.n_tokens):
+            raise InvalidInput(f"layer {layer} has no recorded pattern of {self.n_sequences} × {self.n_tokens} tokens")
+        return patterns[layer]
 
     def _hand_on(self, call: AttentionCall) -> None:
-        self.n_calls += 1
+        self.n_heads.append(call.shape[1])
         self._on_call(call)
+
+
+def _as_fused(recorded: AttentionCall) -> tuple[Tensor, Tensor]:
+    """Recorded queries and keys, to be put into a fused kernel."""
+    if not isinstance(recorded, FusedCall):
+        raise InvalidInput(f"layer {recorded.layer} was recorded from attention written out; record this model's own")
+    return recorded.query, recorded.key
+
+
+def _as_softmax(recorded: AttentionCall) -> Tensor:
+    """A recorded pattern, to stand for a softmax written out."""
+    if not isinstance(recorded, SoftmaxCall):
+        raise InvalidInput(f"layer {recorded.layer} was recorded from a fused kernel; record this model's own")
+    return recorded.pattern
 
 
 def _operations(names: Sequence[str]) -> frozenset[Any]:

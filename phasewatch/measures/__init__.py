@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from phasewatch.measures import registry
+from phasewatch.measures.ablation import ablation
 from phasewatch.measures.circuits import score_circuits
 from phasewatch.measures.evaluation import token_losses
 from phasewatch.measures.groups import TokenGroup
@@ -14,6 +15,7 @@ __all__ = [
     "HeadScores",
     "Measurement",
     "TokenGroup",
+    "ablation",
     "registry",
     "score_circuits",
     "score_heads",

@@ -31,7 +31,7 @@ def token_losses(model: Model, tokens: NDArray[np.integer[Any]], *, batch_size: 
     """
     model = original(model)
     with evaluating(model):
-        batches = [_losses(logits_of(model(batch), batch), batch) for batch in batches_of(model, tokens, batch_size)]
+        batches = [sequence_losses(model(batch), batch) for batch in batches_of(model, tokens, batch_size)]
     return np.concatenate(batches)
 
 
@@ -92,8 +92,10 @@ def logits_of(output: Any, tokens: Tensor) -> Tensor:
     return found
 
 
-def _losses(logits: Tensor, tokens: Tensor) -> NDArray[np.float32]:
-    """Losses (B, T − 1) of one batch, one sequence at a time: a whole batch of float32 logits can be large."""
+def sequence_losses(output: Any, tokens: Tensor) -> NDArray[np.float32]:
+    """Losses (B, T − 1) in nats of a model's output for tokens (B, T)."""
+    # One sequence at a time: a whole batch of float32 logits can be large, and does not fit into a cache.
+    logits = logits_of(output, tokens)
     losses = [
         F.cross_entropy(sequence[:-1].float(), following[1:], reduction="none")
         for sequence, following in zip(logits, tokens, strict=True)

@@ -53,8 +53,10 @@ def _wanted(names: Iterable[str] | None) -> list[Measure]:
         return select(needs="attention", cost="every_checkpoint")
     wanted = [get(name) for name in names]
     for one in wanted:
-        if one.needs != "attention":
-            raise InvalidInput(f"measure {one.name!r} needs {one.needs}, not attention; score_heads cannot compute it")
+        if one.reads is None:
+            raise InvalidInput(
+                f"measure {one.name!r} is not read off attention patterns; score_heads cannot compute it"
+            )
     return wanted
 
 

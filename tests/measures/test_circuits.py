@@ -38,7 +38,7 @@ def induction_circuit() -> ModelWeights:
     noise = np.random.default_rng(0)
 
     def random_head() -> Tensor:
-        return torch.tensor(noise.normal(size=(3 * V, V))) / V**0.5
+        return torch.tensor(noise.normal(size=(3 * V, V)) / V**0.5)
 
     first, third = embedding.mT, (embedding @ shift @ shift).mT
     writes_second = (embedding @ shift).mT
@@ -94,7 +94,7 @@ class TestComposition:
 
     @staticmethod
     def turn(layer: LayerWeights, head: int, frame: Tensor) -> Tensor:
-        """An orthogonal matrix (D, D) that takes the directions a head writes, in the order of QR, to those of `frame`."""
+        """An orthogonal matrix (D, D) that takes the directions a head writes, by QR, to the columns of `frame`."""
         written = torch.linalg.qr(circuits._writing(layer)[head].mT).Q
         completed = [torch.cat([part, torch.linalg.svd(part).U[:, K:]], 1) for part in (written, frame)]
         turn = completed[0] @ completed[1].mT

@@ -77,4 +77,4 @@ def test_every_measure_is_described(one: Measure) -> None:
     assert len(one.summary) > 20
     assert one.unit
     assert one.section in {"2", "3", "4", "5"}
-    assert (one.reads is None) == (one.needs != "attention")
+    assert (one.reads is not None) == (one.needs == "attention" and one.cost == "every_checkpoint")
