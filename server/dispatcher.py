@@ -70,6 +70,11 @@ class Dispatcher:
         except SQLAlchemyError as error:
             log.warning("jobs could not be given back (%s); others take them over in %g s", error, self._lease_s)
 
+    @property
+    def is_busy(self) -> bool:
+        """True while a job is being done, given back or not."""
+        return any(not future.done() for future in self._running)
+
     def _dispatch(self) -> None:
         while not self._stopping.is_set():
             self._news.clear()

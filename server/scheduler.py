@@ -7,6 +7,7 @@ jobs; what a scheduler remembers (how far it has looked) only spares it work. AP
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -22,16 +23,22 @@ from server.monitors import KINDS, MAX_JOBS, Due, find_jobs, next_firing
 TICK_S = 1
 MARGIN = timedelta(minutes=1)  # longest that a transaction may take between its clock reading and its commit
 FULL_LOOK = timedelta(minutes=10)  # how often every run is looked at, whatever its activity
+LONG_S = 0.2  # a look that took longer is followed by a rest `REST` times as long
+REST = 10
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class _Look:
-    """When a monitor last looked for work, and when at every run, finding no more than it could take."""
+    """When a monitor last looked for work, and when at every run, finding no more than it could take.
+
+    `rest_until`: a look that took long is not repeated at once.
+    """
 
     at: datetime
     at_all: datetime | None
+    rest_until: datetime
 
 
 class Scheduler:
@@ -76,11 +83,21 @@ class Scheduler:
                 log.error("monitor %d (%s) cannot fire: %s", monitor.id, monitor.name, error)
         return made
 
+    def trim(self) -> None:
+        """Removes what nobody asks for any more: events older than a day, and as old firings without jobs."""
+        with self._database.transaction() as session:
+            events, firings = trim_events(session), trim_firings(session)
+        log.info("trimmed %d events and %d empty firings", events, firings)
+
     def _fire(self, monitor: Monitor, due: Due, now: datetime) -> int:
+        look = self._looks.get(monitor.id)
+        if look is not None and due.only_with_work and now < look.rest_until:
+            return 0
+        begin = time.perf_counter()
         with self._database.reading() as session:
-            look = self._looks.get(monitor.id)
-            fully = look is None or look.at_all is None or now - look.at_all >= FULL_LOOK or now - look.at > MARGIN
+            fully = look is None or look.at_all is None or now - look.at_all >= FULL_LOOK
             jobs = find_jobs(session, monitor, None if fully or look is None else look.at - MARGIN)
+        took_s = time.perf_counter() - begin
         made = 0
         if jobs or not due.only_with_work:
             with self._database.transaction() as session:
@@ -90,7 +107,8 @@ class Scheduler:
                 made = sum(enqueue(session, job, firing) is not None for job in jobs)
         complete = len(jobs) < MAX_JOBS
         at_all = now if fully else look.at_all if look is not None else None
-        self._looks[monitor.id] = _Look(now, at_all if complete else None)
+        rest_s = REST * took_s if took_s > LONG_S else 0.0
+        self._looks[monitor.id] = _Look(now, at_all if complete else None, now + timedelta(seconds=rest_s))
         return made
 
     def _try_tick(self) -> None:
@@ -101,9 +119,7 @@ class Scheduler:
 
     def _try_trim(self) -> None:
         try:
-            with self._database.transaction() as session:
-                events, firings = trim_events(session), trim_firings(session)
-            log.info("trimmed %d events and %d empty firings", events, firings)
+            self.trim()
         except Exception as error:  # as above
             log.warning("trimming failed: %s", _first_line(error))
 

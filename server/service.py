@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import signal
 import socket
 import threading
@@ -43,6 +44,7 @@ def serve(
     Raises InvalidInput where the address needs a token, Unavailable where the port is taken or the API does not start.
     """
     artifacts = settings.open_artifacts()
+    dispatcher = None
     with _stop_signals() as stop, ExitStack() as running:
         http = None
         if "api" in parts:
@@ -69,6 +71,10 @@ def serve(
             if http is not None and not http.is_alive:
                 raise Unavailable("the API ended by itself; the log above says why")
         log.info("stopping")
+    if dispatcher is not None and dispatcher.is_busy:  # a thread that computes would hold the exit up until it is done
+        log.info("left a job that was given back")
+        logging.shutdown()
+        os._exit(0)
 
 
 @contextmanager

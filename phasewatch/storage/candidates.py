@@ -12,9 +12,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, String, case, cast, exists, func, literal, select, union_all
+from sqlalchemy import ColumnElement, String, Subquery, and_, case, cast, exists, func, literal, select, union_all
 from sqlalchemy.orm import Session, aliased
 
+from phasewatch.storage.limits import MAX_STEP
 from phasewatch.storage.schema import ENDED, Checkpoint, Event, Job, LossSlice, MeasurementRow, Run, Segment
 
 MAX_NAMED = 1_000  # runs named one by one in a statement; beyond, it is asked of all
@@ -51,7 +52,7 @@ def unscored_checkpoints(
     What arrives later at a step (another slice's losses, the weights) changes the key, so that it is scored as well.
     runs: None for all.
     """
-    inputs = _inputs(runs, model_kind)
+    inputs, ends = _inputs(runs, model_kind), _ends()
     weights = case((inputs.c.weights == 1, "w"), else_="")
     key = (
         literal("score:")
@@ -68,14 +69,15 @@ def unscored_checkpoints(
         select(Segment.run_id, Segment.number, inputs.c.step, key)
         .join(inputs, inputs.c.segment_id == Segment.id)
         .join(Run, Run.id == Segment.run_id)
-        .where(Run.probe_set_id.is_not(None), ~_hidden(inputs.c.step), ~exists().where(Job.key == key))
+        .join(ends, ends.c.id == Segment.id)
+        .where(Run.probe_set_id.is_not(None), inputs.c.step < ends.c.end, ~exists().where(Job.key == key))
         .order_by(inputs.c.step, Segment.id)
         .limit(limit)
     )
     return [Unscored(*row) for row in session.execute(query)]
 
 
-def _inputs(runs: Collection[UUID] | None, model_kind: str) -> Any:
+def _inputs(runs: Collection[UUID] | None, model_kind: str) -> Subquery:
     """(segment_id, step) with the number of loss slices, and 1 where there are weights of a model of `model_kind`."""
     losses = select(
         LossSlice.segment_id, LossSlice.step, literal(1).label("slices"), literal(0).label("weights")
@@ -105,13 +107,15 @@ def _in_runs(segment_column: Any, runs: Collection[UUID] | None) -> ColumnElemen
     return named
 
 
-def _hidden(step: Any) -> ColumnElement[bool]:
-    """True where a later segment of the same run begins at or before `step`."""
+def _ends() -> Subquery:
+    """(id, end) of every segment: the first step that a later segment of the same run hides."""
     later = aliased(Segment)
+    end = func.coalesce(func.min(later.from_step), MAX_STEP + 1)
     return (
-        exists()
-        .where(later.run_id == Segment.run_id, later.number > Segment.number, later.from_step <= step)
-        .correlate_except(later)
+        select(Segment.id, end.label("end"))
+        .outerjoin(later, and_(later.run_id == Segment.run_id, later.number > Segment.number))
+        .group_by(Segment.id)
+        .subquery()
     )
 
 

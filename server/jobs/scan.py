@@ -53,7 +53,7 @@ def fingerprint(parameters: Mapping[str, Any]) -> str:
 class ScanInputs:
     """What a detector is given of a run; rows are the checkpoints at `steps` (n_steps,), ascending.
 
-    losses[slice]   (n_steps, n_tokens) nats, of the sequences sequences[slice]; NaN rows where none were recorded
+    losses[slice]   (n_steps, n_tokens) nats, of sequences[slice], some of n_sequences[slice]; NaN where not recorded
     tokens[slice]   (n_sequences, n_tokens + 1) of the same sequences
     scores[measure] (n_steps, n_layers, n_heads); NaN where not measured; chance[measure] its level
     series[name]    (n_steps,); NaN where not measured
@@ -63,6 +63,7 @@ class ScanInputs:
     losses: dict[str, FloatArray] = field(default_factory=dict)
     tokens: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
     sequences: dict[str, IntArray] = field(default_factory=dict)
+    n_sequences: dict[str, int] = field(default_factory=dict)
     scores: dict[str, FloatArray] = field(default_factory=dict)
     chance: dict[str, float] = field(default_factory=dict)
     series: dict[str, FloatArray] = field(default_factory=dict)
@@ -112,8 +113,16 @@ def find_changes(inputs: ScanInputs) -> list[PhaseChange]:
     main = inputs.main_slice
     if main is None:
         return list(found)
-    n_positions = inputs.tokens[main].shape[1] - 1
-    return [_in_whole_slice(change, inputs.sequences[main], n_positions) for change in found]
+    sequences, n_positions = inputs.sequences[main], inputs.tokens[main].shape[1] - 1
+    n_all = inputs.n_sequences[main]
+    sample = f"Looked at {len(sequences)} of {n_all} sequences of {main}." if len(sequences) < n_all else ""
+    return [_in_the_run(change, sequences, n_positions, sample) for change in found]
+
+
+def _in_the_run(change: PhaseChange, sequences: IntArray, n_positions: int, remark: str) -> PhaseChange:
+    if change.tokens is not None:
+        change = change.evolve(tokens=in_whole_slice(change.tokens, sequences, n_positions))
+    return change.evolve(remarks=(*change.remarks, remark)) if remark else change
 
 
 def documents(tokens: npt.NDArray[np.int32]) -> IntArray:
@@ -121,11 +130,10 @@ def documents(tokens: npt.NDArray[np.int32]) -> IntArray:
     return np.repeat(np.arange(len(tokens)), tokens.shape[1] - 1)
 
 
-def _in_whole_slice(change: PhaseChange, sequences: IntArray, n_positions: int) -> PhaseChange:
-    if change.tokens is None:
-        return change
-    row, column = np.divmod(change.tokens, n_positions)
-    return change.evolve(tokens=sequences[row] * n_positions + column)
+def in_whole_slice(tokens: IntArray, sequences: IntArray, n_positions: int) -> IntArray:
+    """Flat indices into the losses of some sequences, as flat indices into those of all."""
+    row, column = np.divmod(tokens, n_positions)
+    return sequences[row] * n_positions + column
 
 
 def load_inputs(session: Session, run_id: UUID) -> ScanInputs | None:
@@ -159,6 +167,7 @@ def _load_losses(session: Session, run_id: UUID, probes: ProbeSet, name: str, in
     history = loss_history(session, run_id, name, tokens=None if len(kept) == n_sequences else columns)
     inputs.losses[name] = _aligned(inputs.steps, history.steps, history.values)
     inputs.tokens[name], inputs.sequences[name] = tokens[kept], kept
+    inputs.n_sequences[name] = n_sequences
 
 
 def spread(n: int, at_most: int) -> IntArray:
