@@ -39,13 +39,14 @@ FIRST_PORT = 8000
 GIVE_UP_S = 900.0
 MEASURES = ("icl_score", "repeat_gain", "prefix_matching", "natural_prefix_matching", "position_profile")
 DPI = 150
+LOG_WIDTH = 120  # columns, where no terminal has its own
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="seed of both runs (default 0)")
     seed: int = parser.parse_args().seed
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
     data = FOLDER / "phasewatch-data"
     shutil.rmtree(data, ignore_errors=True)
     FOLDER.mkdir(exist_ok=True)
@@ -247,8 +248,10 @@ def report(
     console: Console, histories: Sequence[RunHistory], pictures: Sequence[Path], url: str, seconds: float
 ) -> None:
     """The table, the changes in words, and where to look."""
-    table = Table(title="Did it learn induction?")
-    for heading in ("run", "checkpoints", "ICL score", "largest natural prefix matching", "repeat gain", "induction"):
+    table = Table(
+        title="Did it learn induction?", caption="* natural prefix matching of the largest head; first → last"
+    )
+    for heading in ("run", "checkpoints", "ICL score", "prefix matching*", "repeat gain", "induction"):
         table.add_column(heading)
     for history in histories:
         scores = [first_last(history, name) for name in ("icl_score", "natural_prefix_matching", "repeat_gain")]

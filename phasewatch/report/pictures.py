@@ -83,20 +83,41 @@ def position_picture(runs: Panels) -> Figure:
     """Loss by position and step: mean loss by position (n, n_positions) in nats.
 
     The two-dimensional figure of Olsson et al. 2022: in-context learning is a loss that falls along the context.
-    Drawn is the loss minus its checkpoint's mean, so that the fall of the whole does not hide it.
+    Drawn is the loss minus its checkpoint's mean, so that the fall of the whole does not hide it, averaged over
+    positions in bins that grow with the position, so that the noise of single ones does not either.
     """
     figure, panels = _panels(runs, height=3.6)
-    relative = [profile - profile.mean(axis=1, keepdims=True) for _, profile, _ in runs.values()]
-    limit = max(float(np.nanpercentile(np.abs(values), 99)) for values in relative)
-    for axes, values, (steps, profile, changes) in zip(panels, relative, runs.values(), strict=True):
-        edges = np.arange(profile.shape[1] + 1) + 0.5
-        image = axes.pcolormesh(step_edges(steps), edges, values.T, cmap="PuOr", norm=TwoSlopeNorm(0.0, -limit, limit))
-        axes.set_yscale("log")
+    edges = [position_edges(profile.shape[1]) for _, profile, _ in runs.values()]
+    binned = [_relative_to_mean(profile, at) for (_, profile, _), at in zip(runs.values(), edges, strict=True)]
+    limit = max(float(np.nanpercentile(np.abs(values), 98)) for values in binned)
+    for axes, at, values, (steps, _, changes) in zip(panels, edges, binned, runs.values(), strict=True):
+        norm = TwoSlopeNorm(0.0, -limit, limit)
+        image = axes.pcolormesh(step_edges(steps), at + 0.5, values.T, cmap="PuOr", norm=norm)
+        axes.set_yscale("log", base=2)
+        axes.yaxis.set_major_formatter("{x:g}")
         mark_changes(axes, changes, int(steps[-1]), bands=False)
         step_axis(axes, int(steps[-1]))
     panels[0].set_ylabel("position in the context (token)")
     figure.colorbar(image, ax=panels, label="loss − checkpoint's mean (nats)")
     return figure
+
+
+def position_edges(n_positions: int) -> IntArray:
+    """Edges of bins over positions 1 … n_positions, each half as far again as the one before: 0, 1, 2, 3, 4, 6, 9 …
+
+    A bin (a, b] holds the positions a + 1 … b.
+    """
+    edges = [0, 1]
+    while edges[-1] < n_positions:
+        edges.append(min(n_positions, max(edges[-1] + 1, edges[-1] * 3 // 2)))
+    return np.array(edges)
+
+
+def _relative_to_mean(profile: FloatArray, edges: IntArray) -> FloatArray:
+    """(n, n_positions) to (n, n_bins): the mean of each bin minus the mean of all positions."""
+    widths = np.diff(edges)
+    means: FloatArray = np.add.reduceat(profile, edges[:-1], axis=1) / widths - profile.mean(axis=1, keepdims=True)
+    return means
 
 
 def _panels(runs: Mapping[str, object], *, height: float, share_rows: bool = True) -> tuple[Figure, list[Axes]]:

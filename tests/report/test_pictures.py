@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
@@ -9,7 +11,7 @@ from matplotlib.patches import Rectangle
 
 from phasewatch.detection.phase_change import PhaseChange
 from phasewatch.report import head_picture, loss_picture, position_picture, token_picture
-from phasewatch.report.pictures import CHANGE_COLOUR, INDUCTION_COLOUR, step_edges
+from phasewatch.report.pictures import CHANGE_COLOUR, INDUCTION_COLOUR, position_edges, step_edges
 
 STEPS = np.array([0, 1, 2, 4, 10, 50, 100, 200, 400, 700])
 
@@ -58,9 +60,14 @@ def test_the_position_map_is_relative_to_each_checkpoint() -> None:
     profile = np.random.default_rng(0).random((10, 16)) + STEPS[:, None]
     figure = position_picture({"run": (STEPS, profile, [])})
     mesh = next(child for child in figure.axes[0].collections if isinstance(child, QuadMesh))
-    shown = np.asarray(mesh.get_array()).reshape(16, 10)
-    np.testing.assert_allclose(shown.mean(axis=0), 0, atol=1e-9)
-    np.testing.assert_allclose(shown[3] - shown[7], profile[:, 3] - profile[:, 7], atol=1e-9)
+    edges = position_edges(16)
+    shown = np.asarray(mesh.get_array()).reshape(len(edges) - 1, 10)
+    for row, (first, end) in enumerate(pairwise(edges.tolist())):
+        np.testing.assert_allclose(shown[row], profile[:, first:end].mean(axis=1) - profile.mean(axis=1))
+
+
+def test_position_bins_grow_and_end_with_the_context() -> None:
+    assert position_edges(16).tolist() == [0, 1, 2, 3, 4, 6, 9, 13, 16]
 
 
 def test_map_cells_meet_half_way_between_checkpoints() -> None:
