@@ -6,6 +6,8 @@ import hashlib
 import os
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from urllib.parse import unquote
 
 import fsspec
 
-from phasewatch.errors import InvalidInput, NotFound, Unavailable
+from phasewatch.errors import InvalidInput, NotFound, PhasewatchError, Unavailable
 
 _SAFE_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
@@ -45,23 +47,21 @@ class Artifacts:
         Raises InvalidInput for a name that leaves the folder, Unavailable when the folder cannot be written.
         """
         path = self._path(name)
-        try:
+        with _reaching(f"artifact {name} ({len(content)} bytes) could not be written"):
             if self._local:
                 _write_whole(Path(path), content)
             else:
                 self._files.pipe_file(path, content)
-        except OSError as error:
-            raise Unavailable(f"artifact {name} ({len(content)} bytes) could not be written: {error}") from error
         return Artifact(name, len(content), hashlib.sha256(content).hexdigest())
 
     def get(self, name: str, sha256: str | None = None) -> bytes:
         """The bytes of `name`. Raises NotFound, or Unavailable when their SHA-256 is not the one given."""
-        try:
-            content: bytes = self._files.cat_file(self._path(name))
-        except FileNotFoundError as error:
-            raise NotFound(f"artifact {name} is not in {self.url}") from error
-        except OSError as error:
-            raise Unavailable(f"artifact {name} could not be read: {error}") from error
+        path = self._path(name)
+        with _reaching(f"artifact {name} could not be read"):
+            try:
+                content: bytes = self._files.cat_file(path)
+            except FileNotFoundError as error:
+                raise NotFound(f"artifact {name} is not in {self.url}") from error
         found = hashlib.sha256(content).hexdigest()
         if sha256 is not None and found != sha256:
             raise Unavailable(f"artifact {name} is damaged: SHA-256 {found[:12]}…, stored as {sha256[:12]}…")
@@ -70,20 +70,22 @@ class Artifacts:
     def delete(self, name: str) -> int:
         """Removes `name` if it is there; bytes freed."""
         path = self._path(name)
-        try:
-            size = int(self._files.size(path) or 0)
-            self._files.rm_file(path)
-        except FileNotFoundError:
-            return 0
+        with _reaching(f"artifact {name} could not be deleted"):
+            try:
+                size = int(self._files.size(path) or 0)
+                self._files.rm_file(path)
+            except FileNotFoundError:
+                return 0
         return size
 
     def delete_folder(self, name: str) -> int:
         """Removes a folder with all that lies in it; bytes freed."""
         path = self._path(name)
-        if not self._files.exists(path):
-            return 0
-        freed = int(self._files.du(path))
-        self._files.rm(path, recursive=True)
+        with _reaching(f"artifacts folder {name} could not be deleted"):
+            if not self._files.exists(path):
+                return 0
+            freed = int(self._files.du(path))
+            self._files.rm(path, recursive=True)
         return freed
 
     def _path(self, name: str) -> str:
@@ -93,6 +95,17 @@ class Artifacts:
                 f"artifact name {name!r} leaves the artifacts folder or has characters other than A-Z a-z 0-9 . _ -"
             )
         return f"{self._root.rstrip('/')}/{name}"
+
+
+@contextmanager
+def _reaching(failure: str) -> Iterator[None]:
+    """Turns whatever a file system raises into Unavailable: each has errors of its own, and S3's are no OSErrors."""
+    try:
+        yield
+    except PhasewatchError:
+        raise
+    except Exception as error:
+        raise Unavailable(f"{failure}: {error}") from error
 
 
 def _protocols(files: Any) -> tuple[str, ...]:
