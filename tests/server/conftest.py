@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,6 +14,7 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 import pytest
+import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
@@ -42,6 +45,20 @@ def losses(seed: int = 0, shape: tuple[int, ...] = (2, 8)) -> npt.NDArray[np.flo
 def make_app(database: Database, artifacts: Artifacts, **settings: Any) -> FastAPI:
     """The application over a database; keywords are settings."""
     return create_app(Settings(database_url="sqlite:///unused.db", **settings), database, artifacts)
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """The application behind a real server on a free port of this machine; its address."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=2))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.005)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    app.state.service.events.close()
+    server.should_exit = True
+    thread.join()
 
 
 @pytest.fixture

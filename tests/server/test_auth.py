@@ -111,7 +111,9 @@ class TestWithTokens:
         assert "secret" not in answer.text
         assert client.post(path).status_code == 401
 
-    @pytest.mark.parametrize(("scope", "reads", "writes"), [("read", 200, 403), ("write", 200, 201), ("admin", 200, 201)])
+    @pytest.mark.parametrize(
+        ("scope", "reads", "writes"), [("read", 200, 403), ("write", 200, 201), ("admin", 200, 201)]
+    )
     def test_a_scope_allows_what_it_says(
         self, client: TestClient, database: Database, scope: Scope, reads: int, writes: int
     ) -> None:
@@ -175,7 +177,15 @@ def test_another_address_needs_a_token_to_listen_on(sqlite_database: Database, h
 
 @pytest.mark.parametrize(
     ("header", "name"),
-    [("a:80", "a"), ("A", "a"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("a:b", "a:b"), ("a::80", "a::80"), ("", "")],
+    [
+        ("a:80", "a"),
+        ("A", "a"),
+        ("[::1]:80", "[::1]"),
+        ("[::1]", "[::1]"),
+        ("a:b", "a:b"),
+        ("a::80", "a::80"),
+        ("", ""),
+    ],
 )
 def test_the_port_of_a_host_header_is_left_out(header: str, name: str) -> None:
     assert host_name(header) == name
