@@ -7,7 +7,7 @@ BEGIN IMMEDIATE for writers, because a transaction that starts as a reader fails
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from phasewatch.storage.schema import REVISION, Base
 BUSY_TIMEOUT_S = 30.0
 PAGE_SIZE = 16_384
 _READING = "phasewatch_reading"
+_WITH_PAYLOADS = ("loss_blocks", "measurements", "series", "slices")
 
 
 class Database:
@@ -91,6 +92,15 @@ class Database:
                 return None
             revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
             return revision
+
+    def give_back_space(self) -> None:
+        """Lets files shrink after a deletion. Not within a transaction: neither database does it there."""
+        if self.is_sqlite:
+            with closing(self.engine.raw_connection()) as connection:
+                connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)")
+        else:
+            with self.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+                connection.execute(text(f"VACUUM {', '.join(_WITH_PAYLOADS)}"))
 
     def close(self) -> None:
         """Gives every connection back."""
