@@ -122,9 +122,13 @@ def open_database(settings: Settings) -> Database:
     Raises SchemaMismatch, which names the command that mends it.
     """
     database = settings.open_database()
-    if settings.is_embedded:
-        upgrade(database)
-    database.check_schema()
+    try:
+        if settings.is_embedded:
+            upgrade(database)
+        database.check_schema()
+    except BaseException:
+        database.close()
+        raise
     return database
 
 
