@@ -10,6 +10,7 @@ from phasewatch.measures.groups import TokenGroup
 from phasewatch.measures.heads import score_heads
 from phasewatch.measures.losses import score_losses
 from phasewatch.measures.measurement import HeadScores, Measurement
+from phasewatch.measures.repetition import score_repetition
 
 __all__ = [
     "HeadScores",
@@ -20,5 +21,6 @@ __all__ = [
     "score_circuits",
     "score_heads",
     "score_losses",
+    "score_repetition",
     "token_losses",
 ]

@@ -1,0 +1,160 @@
+"""Loops (MEASURES.md section 5): whether a model falls into repetition by itself, and whether it continues one.
+
+Natural and prompted loops are different things: the second follows induction heads, the first often does not. Apart
+from the other measures, because these need the model to write.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from phasewatch.measures.evaluation import Model, batches_of, evaluating, logits_of, original
+from phasewatch.measures.measurement import Measurement, bootstrap_mean
+from phasewatch.measures.registry import measure
+from phasewatch.probes import ProbeSet, Slice
+
+PROMPT_LENGTH = 32
+WRITTEN_LENGTH = 200  # with its prompt
+GRAM_LENGTH = 5
+PHRASE_LENGTH = 10
+N_GIVEN = 3
+
+Booleans = NDArray[np.bool_]
+
+
+def score_repetition(model: Model, probes: ProbeSet, *, batch_size: int = 32, seed: int = 0) -> dict[str, Measurement]:
+    """Every measure of loops on the slice `text`, from one round of writing; none where it is absent or too short.
+
+    model as for `score_heads`; a model of Hugging Face writes through its own `generate`.
+    """
+    part = probes.slices.get("text")
+    if part is None:
+        return {}
+    found: dict[str, Measurement] = {}
+    if part.n_tokens >= PROMPT_LENGTH and _context(model) > PROMPT_LENGTH:
+        written = greedy(model, part.tokens[:, :PROMPT_LENGTH], WRITTEN_LENGTH, batch_size=batch_size)
+        found["natural_loops"] = natural_loops(written, seed=seed)
+        found["natural_distinct_grams"] = natural_distinct_grams(written, seed=seed)
+    if part.n_tokens >= PHRASE_LENGTH and _context(model) >= PHRASE_LENGTH * N_GIVEN:
+        given, first = phrase_probabilities(model, part, batch_size=batch_size)
+        found["prompted_loops"] = prompted_loops(given, seed=seed)
+        found["prompted_rise"] = prompted_rise(given, first, seed=seed)
+    return found
+
+
+@measure("natural_loops", section="5", needs="generation", cost="flagged", slice="text", unit="share", perfect=1.0)
+def natural_loops(written: NDArray[np.int64], *, seed: int = 0) -> Measurement:
+    """Share of greedy continuations that end in a phrase of 2 tokens or more, said 3 times or more in a row.
+
+    written (n_sequences, n_tokens): what was written to prompts of 32 tokens, to 200 tokens or the model's context.
+    """
+    return _mean([ends_in_a_loop(row.tolist()) for row in written], seed)
+
+
+@measure("natural_distinct_grams", section="5", needs="generation", cost="flagged", slice="text", unit="share")
+def natural_distinct_grams(written: NDArray[np.int64], *, seed: int = 0) -> Measurement:
+    """Share of 5-grams in greedy continuations that are different from one another: 1 without any repetition."""
+    return _mean([distinct_share(row.tolist()) for row in written], seed)
+
+
+@measure(
+    "prompted_loops", section="5", needs="generation", cost="flagged", slice="text", unit="probability", perfect=1.0
+)
+def prompted_loops(given: NDArray[np.float64], *, seed: int = 0) -> Measurement:
+    """Mean probability of a phrase's tokens, the first left out, while it is given for the third time.
+
+    given (n_sequences, n_tokens): the probabilities; a phrase is the first 10 tokens of a text.
+    """
+    return _mean(given.mean(1), seed)
+
+
+@measure("prompted_rise", section="5", needs="generation", cost="flagged", slice="text", unit="share", perfect=1.0)
+def prompted_rise(given: NDArray[np.float64], first: NDArray[np.float64], *, seed: int = 0) -> Measurement:
+    """Share of a phrase's tokens, the first left out, more probable the third time than the first.
+
+    given and first (n_sequences, n_tokens): the probabilities of either time.
+    """
+    return _mean((given > first).mean(1), seed)
+
+
+def ends_in_a_loop(tokens: list[int], least_length: int = 2, times: int = 3) -> bool:
+    """Whether a sequence ends in `times` copies of a phrase of at least `least_length` tokens."""
+    lengths = range(least_length, len(tokens) // times + 1)
+    return any(tokens[-length * (times - 1) :] == tokens[-length * times : -length] for length in lengths)
+
+
+def distinct_share(tokens: list[int], length: int = GRAM_LENGTH) -> float:
+    """How many of a sequence's runs of `length` tokens are different, as a share; 1 where there is none."""
+    grams = [tuple(tokens[i : i + length]) for i in range(len(tokens) - length + 1)]
+    return len(set(grams)) / len(grams) if grams else 1.0
+
+
+def greedy(model: Model, prompts: NDArray[Any], n_tokens: int, *, batch_size: int = 32) -> NDArray[np.int64]:
+    """What a model writes to prompts (n_sequences, n), always its likeliest token: (n_sequences, n_tokens − n), int64.
+
+    Shorter where the model's context ends. A model with a `generate` of Hugging Face's kind writes with its own cache.
+    """
+    model = original(model)
+    until = min(n_tokens, _context(model))
+    write = _write_by_generate if hasattr(model, "generate") else _write
+    with evaluating(model):
+        written = [write(model, batch, until).cpu().numpy() for batch in batches_of(model, prompts, batch_size)]
+    return np.concatenate(written)
+
+
+def phrase_probabilities(
+    model: Model, part: Slice, *, batch_size: int = 32
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Probabilities of the phrases' tokens the third time and the first, the first token of a phrase left out.
+
+    Both (n_sequences, PHRASE_LENGTH − 1).
+    """
+    model, tokens = original(model), np.tile(part.tokens[:, :PHRASE_LENGTH], N_GIVEN)
+    with evaluating(model):
+        found = [
+            _probabilities(logits_of(model(batch), batch), batch) for batch in batches_of(model, tokens, batch_size)
+        ]
+    of_token = np.concatenate(found)  # column j: of token j + 1
+    return of_token[:, 1 - PHRASE_LENGTH :], of_token[:, : PHRASE_LENGTH - 1]
+
+
+def _write(model: Model, tokens: Tensor, until: int) -> Tensor:
+    n_given = tokens.shape[1]
+    while tokens.shape[1] < until:
+        likeliest = logits_of(model(tokens), tokens)[:, -1].argmax(-1, keepdim=True)
+        tokens = torch.cat([tokens, likeliest], 1)
+    return tokens[:, n_given:]
+
+
+def _write_by_generate(model: Any, tokens: Tensor, until: int) -> Tensor:
+    n_new = until - tokens.shape[1]
+    everything = torch.ones_like(tokens)
+    # Written on after an end of text, as loops are: with all rows of one length nothing is padding.
+    written = model.generate(
+        tokens, attention_mask=everything, do_sample=False, num_beams=1, max_new_tokens=n_new, min_new_tokens=n_new
+    )
+    return written[:, tokens.shape[1] :]  # type: ignore[no-any-return]
+
+
+def _probabilities(logits: Tensor, tokens: Tensor) -> NDArray[np.float64]:
+    chosen = logits[:, :-1].float().softmax(-1).gather(-1, tokens[:, 1:, None])
+    return np.asarray(chosen[..., 0].cpu().numpy(), dtype=np.float64)
+
+
+def _context(model: Model) -> int:
+    """The most tokens a model takes at once, as far as it says."""
+    config = getattr(original(model), "config", None)
+    for name in ("context", "max_position_embeddings"):
+        if isinstance(found := getattr(config, name, None), int):
+            return found
+    return WRITTEN_LENGTH
+
+
+def _mean(values: Any, seed: int) -> Measurement:
+    mean, interval = bootstrap_mean(np.asarray(values, dtype=np.float64), seed=seed)
+    return Measurement(mean, interval=interval)
