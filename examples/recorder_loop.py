@@ -67,7 +67,8 @@ def main() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     held_out = periodic(128, generator)
 
-    with Recorder(options.url, run="periodic", config={"learning_rate": LEARNING_RATE, "batch": BATCH}) as recorder:
+    config = {"learning_rate": LEARNING_RATE, "batch": BATCH, "seed": options.seed}
+    with Recorder(options.url, run="periodic", config=config, flush_timeout=60) as recorder:
         recorder.probe(held_out, vocab_size=VOCABULARY)
         for step in range(options.steps):
             if recorder.due(step):

@@ -9,6 +9,7 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from tests.live_server import LiveServer
 from tests.test_recorder import TEXT, VOCAB, TinyModel
 
 ROOT = Path(__file__).parents[1]
+PATIENCE_S = 60.0  # on a machine that is busy with other things
 
 
 @pytest.fixture
@@ -31,6 +33,10 @@ def live(sqlite_database: Database, artifacts: Artifacts) -> Iterator[LiveServer
     server.stop()
 
 
+def watching(live: LiveServer, **more: Any) -> Recorder:
+    return Recorder(live.url, run="tiny", flush_timeout=PATIENCE_S, **more)
+
+
 def series(live: LiveServer, run_id: str, name: str) -> list[tuple[int, float]]:
     [found] = live.get(f"/runs/{run_id}/series", name=name)["items"]
     return list(zip(found["steps"], found["values"], strict=True))
@@ -38,7 +44,7 @@ def series(live: LiveServer, run_id: str, name: str) -> list[tuple[int, float]]:
 
 def test_everything_recorded_comes_back_through_the_api(live: LiveServer) -> None:
     model, probes = TinyModel(), ProbeSet.from_tokens(TEXT, vocab_size=VOCAB)
-    with Recorder(live.url, run="tiny", config={"lr": 0.1}, tags=["test"], strict=True) as recorder:
+    with watching(live, config={"lr": 0.1}, tags=["test"], strict=True) as recorder:
         recorder.probe(TEXT)
         for step in range(3):
             recorder.log(step, {"loss": 3.0 - step, "odd": float("nan")})
@@ -64,10 +70,10 @@ def test_everything_recorded_comes_back_through_the_api(live: LiveServer) -> Non
 
 def test_what_is_recorded_while_the_server_is_away_arrives_once_and_in_order(live: LiveServer) -> None:
     losses = np.arange(36, dtype=np.float32).reshape(3, 12)
-    with Recorder(live.url, run="tiny") as recorder:
+    with watching(live) as recorder:
         recorder.probe(TEXT)
         recorder.log(0, {"loss": 0.0})
-        assert recorder.flush(30)
+        assert recorder.flush(PATIENCE_S)
         live.stop()
         for step in range(1, 200):
             recorder.log(step, {"loss": float(step)})
@@ -75,7 +81,7 @@ def test_what_is_recorded_while_the_server_is_away_arrives_once_and_in_order(liv
                 recorder.record_losses(step, losses)
         assert not recorder.flush(0.3)
         live.start()
-        assert recorder.flush(30)
+        assert recorder.flush(PATIENCE_S)
         live.stop()
         recorder.log(200, {"loss": 200.0})
         threading.Timer(0.3, live.start).start()  # back while the recorder closes
@@ -87,12 +93,12 @@ def test_what_is_recorded_while_the_server_is_away_arrives_once_and_in_order(liv
 
 
 def test_a_resumed_run_shows_its_new_history(live: LiveServer) -> None:
-    first = Recorder(live.url, run="tiny", strict=True)
+    first = watching(live, strict=True)
     for step in range(6):
         first.log(step, {"loss": float(step)})
     first.close("RuntimeError: node lost")
     assert live.get(f"/runs/{first.run_id}")["failure"] == "RuntimeError: node lost"
-    with Recorder(live.url, run="tiny", run_id=first.run_id, resume_from=4, strict=True) as second:
+    with watching(live, run_id=first.run_id, resume_from=4, strict=True) as second:
         for step in range(4, 8):
             second.log(step, {"loss": 100.0 + step})
         assert second.flush()
@@ -105,9 +111,9 @@ def test_a_resumed_run_shows_its_new_history(live: LiveServer) -> None:
 
 
 def test_other_values_for_a_recorded_step_are_counted_and_change_nothing(live: LiveServer) -> None:
-    with Recorder(live.url, run="tiny", strict=True) as first:
+    with watching(live, strict=True) as first:
         first.log(1, {"loss": 1.0})
-    with Recorder(live.url, run="tiny", run_id=first.run_id) as second:
+    with watching(live, run_id=first.run_id) as second:
         second.log(1, {"loss": 9.0})
         second.log(2, {"loss": 2.0})
     assert second.failed == 1
@@ -119,10 +125,10 @@ def test_token_is_sent_and_a_wrong_one_said(
 ) -> None:
     live = LiveServer(sqlite_database, artifacts, token="right")
     try:
-        with Recorder(live.url, run="tiny", token="right", strict=True) as recorder:
+        with watching(live, token="right", strict=True) as recorder:
             recorder.log(0, {"loss": 1.0})
         assert series(live, recorder.run_id, "loss") == [(0, 1.0)]
-        with Recorder(live.url, run="tiny", token="wrong") as refused:
+        with watching(live, token="wrong") as refused:
             refused.log(0, {"loss": 1.0})
         assert refused.failed == 3
         assert "give a token that may do this" in caplog.text
