@@ -38,6 +38,13 @@ def run(database: Database, artifacts: Artifacts) -> SmallRun:
 
 
 @pytest.fixture
+def postgresql_database(postgresql_url: str) -> Iterator[Database]:
+    opened = Database(postgresql_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
 def dispatch() -> Iterator[MakeDispatcher]:
     """Starts dispatchers, and stops them at the end of the test."""
     started: list[Dispatcher] = []
@@ -164,8 +171,11 @@ def test_an_executor_that_cannot_start_a_job_costs_it_an_attempt(
 # Workers that die, and workers that stop.
 
 
-def test_a_job_whose_process_is_killed_is_done_again(run: SmallRun, dispatch: MakeDispatcher) -> None:
-    database = run.database
+def test_a_job_whose_process_is_killed_is_done_again(
+    postgresql_database: Database, artifacts: Artifacts, dispatch: MakeDispatcher
+) -> None:
+    database = postgresql_database  # a child on SQLite runs in test_main.py
+    run = SmallRun.create(database, artifacts)
     run.record(0)
     job_id = put_job(database, "score", run, 0)
     executor = ProcessExecutor(database, run.artifacts)
