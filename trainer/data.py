@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sysconfig
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +33,8 @@ CACHE_VERSION: Final = 1
 _NOT_SOURCES: Final = frozenset(
     {"site-packages", "dist-packages", "test", "tests", "idle_test", "encodings", "pydoc_data", "__pycache__"}
 )
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -105,11 +109,15 @@ def load_corpus(config: DataConfig, cache_dir: Path | None = None) -> Corpus:
     documents = read_documents(config.text)
     if cache_dir is None:
         return encode_corpus(documents, config.vocabulary_size)
-    cached = cache_dir / f"corpus-{_fingerprint(documents, config)}.npz"
-    if cached.exists():
-        return _read_corpus(cached)
+    path = cache_dir / f"corpus-{_fingerprint(documents, config)}.npz"
+    cached = _read_corpus(path)
+    if cached is not None:
+        return cached
     corpus = encode_corpus(documents, config.vocabulary_size)
-    _write_corpus(corpus, cached)
+    try:
+        _write_corpus(corpus, path)
+    except OSError as error:  # a full disk costs the next run three seconds, not this one its life
+        logger.warning("corpus not kept in %s: %s", cache_dir, error)
     return corpus
 
 
@@ -187,19 +195,24 @@ def _fingerprint(documents: Sequence[Document], config: DataConfig) -> str:
 def _write_corpus(corpus: Corpus, path: Path) -> None:
     """Whole or not at all: several trainers may write the same one at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        unfinished = Path(folder) / path.name
         np.savez(
-            file,
+            unfinished,
             merges=np.array(corpus.vocabulary.merges, dtype=np.int32).reshape(-1, 2),
             train=corpus.train,
             held_out=np.concatenate(corpus.held_out),
             lengths=np.array([len(tokens) for tokens in corpus.held_out]),
         )
-    Path(file.name).replace(path)
+        unfinished.replace(path)
 
 
-def _read_corpus(path: Path) -> Corpus:
-    with np.load(path, allow_pickle=False) as arrays:
-        merges = tuple((int(left), int(right)) for left, right in arrays["merges"])
-        held_out = np.split(arrays["held_out"], np.cumsum(arrays["lengths"])[:-1])
-        return Corpus(Vocabulary(merges), arrays["train"], tuple(held_out))
+def _read_corpus(path: Path) -> Corpus | None:
+    """None where there is no such file, or what is left of one."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            merges = tuple((int(left), int(right)) for left, right in arrays["merges"])
+            held_out = np.split(arrays["held_out"], np.cumsum(arrays["lengths"])[:-1])
+            return Corpus(Vocabulary(merges), arrays["train"], tuple(held_out))
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile):
+        return None

@@ -136,6 +136,23 @@ class TestCache:
         assert len(larger.vocabulary) == sizes[1]
         assert len(list((tmp_path / "cache").iterdir())) == 3
 
+    @pytest.mark.parametrize("left", [b"", b"PK\x03\x04 and no more", b"not an archive"])
+    def test_what_is_left_of_an_entry_is_written_anew(self, tmp_path: Path, left: bytes) -> None:
+        settings = DataConfig(text=str(small.write_folder(tmp_path / "text")), vocabulary_size=280)
+        corpus = load_corpus(settings, tmp_path / "cache")
+        (entry,) = (tmp_path / "cache").iterdir()
+        entry.write_bytes(left)
+        assert load_corpus(settings, tmp_path / "cache").sha256 == corpus.sha256
+        assert entry.read_bytes() != left
+
+    def test_a_cache_that_cannot_be_written_costs_nothing_but_time(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        settings = DataConfig(text=str(small.write_folder(tmp_path / "text")), vocabulary_size=280)
+        (tmp_path / "cache").write_bytes(b"a file where a folder should be")
+        assert load_corpus(settings, tmp_path / "cache").sha256 == load_corpus(settings).sha256
+        assert "corpus not kept" in caplog.text
+
     def test_the_content_hash_is_of_every_token(self) -> None:
         corpus = small.corpus()
         changed = corpus.train.copy()
