@@ -210,7 +210,7 @@ def _write_corpus(corpus: Corpus, path: Path) -> None:
 def _read_corpus(path: Path) -> Corpus | None:
     """None where there is no such file, or what is left of one."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             merges = tuple((int(left), int(right)) for left, right in arrays["merges"])
             held_out = np.split(arrays["held_out"], np.cumsum(arrays["lengths"])[:-1])
             return Corpus(Vocabulary(merges), arrays["train"], tuple(held_out))
