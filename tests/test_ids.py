@@ -8,7 +8,6 @@ from uuid import RFC_4122, UUID
 
 import pytest
 
-from phasewatch import ids
 from phasewatch.ids import new_id
 
 
@@ -33,8 +32,8 @@ def test_the_first_48_bits_are_unix_milliseconds() -> None:
 def test_the_rfcs_own_example(monkeypatch: pytest.MonkeyPatch) -> None:
     """RFC 9562, appendix A.6: 22 February 2022 19:22:22 UTC, rand_a 0xCC3, rand_b 0x18C4DC0C0C07398F."""
     draws = {12: 0xCC3, 62: 0x18C4DC0C0C07398F}
-    monkeypatch.setattr(ids.time, "time_ns", lambda: 0x017F22E279B0 * 1_000_000)
-    monkeypatch.setattr(ids.secrets, "randbits", draws.__getitem__)
+    monkeypatch.setattr("phasewatch.ids.time.time_ns", lambda: 0x017F22E279B0 * 1_000_000)
+    monkeypatch.setattr("phasewatch.ids.secrets.randbits", draws.__getitem__)
     assert new_id() == UUID("017F22E2-79B0-7CC3-98C4-DC0C0C07398F")
 
 
@@ -46,7 +45,7 @@ def test_every_other_bit_is_random() -> None:
 
 def test_later_ids_sort_later(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(1_700_000_000_000, 1_700_000_001_000))
-    monkeypatch.setattr(ids.time, "time_ns", lambda: next(clock) * 1_000_000)
+    monkeypatch.setattr("phasewatch.ids.time.time_ns", lambda: next(clock) * 1_000_000)
     made = [new_id() for _ in range(1_000)]
     assert made == sorted(made)
     assert [str(value) for value in made] == sorted(map(str, made))
