@@ -68,9 +68,9 @@ def summarise(client: Client, run_id: str) -> RunSummary:
 _PROFILES = ("position_profile", "position_slope")
 
 
-def phase_changes(client: Client, run_id: str) -> list[dict[str, Any]]:
-    """The run's phase changes that stand, in the order of their steps."""
-    found = client.items(f"/runs/{run_id}/phase-changes", withdrawn="false")
+def phase_changes(client: Client, run_id: str, *, withdrawn: bool = False) -> list[dict[str, Any]]:
+    """The run's phase changes in the order of their steps: those that stand, or all that were ever reported."""
+    found = client.items(f"/runs/{run_id}/phase-changes", withdrawn=str(withdrawn).lower())
     return sorted(found, key=lambda change: (change["step"], change["id"]))
 
 

@@ -108,7 +108,7 @@ class _Watched:
         now = time.monotonic()
         try:
             self.run = self._client.get(f"/runs/{self.run['id']}")
-            changes = phase_changes(self._client, self.run["id"])
+            changes = phase_changes(self._client, self.run["id"], withdrawn=True)
             is_busy = self.run["status"] in _ENDED and self._has_open_jobs()
         except Unavailable:
             if now - self._heard > AWAY_S:
@@ -127,8 +127,9 @@ class _Watched:
 
     def _tell(self, changes: list[dict[str, Any]]) -> None:
         for change in changes:
-            if self._said.get(change["id"]) != change["state"]:
-                self._said[change["id"]] = change["state"]
+            said, state = self._said.get(change["id"]), change["state"]
+            if said != state and (said is not None or state != "withdrawn"):
+                self._said[change["id"]] = state
                 self._out.print(sentence(change), soft_wrap=True)
 
     def _hint(self, now: float) -> None:

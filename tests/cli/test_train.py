@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -38,10 +38,15 @@ class Trainer(threading.Thread):
     """Takes the next queued run, has a change found in it, and ends it in `status`."""
 
     def __init__(
-        self, database: Database, status: RunStatus, before_it_ends: Callable[[], object] = lambda: None
+        self,
+        database: Database,
+        status: RunStatus,
+        before_it_ends: Callable[[], object] = lambda: None,
+        last_found: Sequence[PhaseChange] = (DROP,),
     ) -> None:
         super().__init__(daemon=True)
-        self._database, self._status, self._before_it_ends = database, status, before_it_ends
+        self._database, self._status = database, status
+        self._before_it_ends, self._last_found = before_it_ends, last_found
         self.start()
 
     def run(self) -> None:
@@ -51,7 +56,7 @@ class Trainer(threading.Thread):
             store_scan(session, run_id, [DROP], list(range(0, 41, 10)), detector_version=1, ended=False)
         self._before_it_ends()
         with self._database.transaction() as session:
-            store_scan(session, run_id, [DROP], list(range(0, 41, 10)), detector_version=1, ended=True)
+            store_scan(session, run_id, self._last_found, list(range(0, 41, 10)), detector_version=1, ended=True)
             failure = "loss is not finite" if self._status == "failed" else None
             release_run(session, run_id, "trainer", self._status, failure)
 
@@ -63,6 +68,13 @@ class Trainer(threading.Thread):
                     return run.id
             time.sleep(0.01)
         raise AssertionError("no run was queued")
+
+
+def when_told(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
+    """A function that waits until the command has told a change."""
+    told = threading.Event()
+    monkeypatch.setattr(train, "sentence", lambda change: (tables.sentence(change), told.set())[0])
+    return lambda: told.wait(10)
 
 
 def test_queues_what_the_file_says(phasewatch: Call, live: LiveServer, config: str) -> None:
@@ -79,9 +91,7 @@ def test_queues_what_the_file_says(phasewatch: Call, live: LiveServer, config: s
 def test_follows_a_run_to_its_end_and_tells_each_change_as_it_comes(
     phasewatch: Call, sqlite_database: Database, config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = threading.Event()
-    monkeypatch.setattr(train, "sentence", lambda change: (tables.sentence(change), told.set())[0])
-    trainer = Trainer(sqlite_database, "completed", lambda: told.wait(10))
+    trainer = Trainer(sqlite_database, "completed", when_told(monkeypatch))
     answer = phasewatch("train", config, "--follow")
     trainer.join()
     assert answer.status == 0
@@ -90,6 +100,18 @@ def test_follows_a_run_to_its_end_and_tells_each_change_as_it_comes(
     assert f"• {DROP.explain()}\n" in following
     assert "40/40" in following
     assert shown == f"• {DROP.explain()}\n"
+
+
+@pytest.mark.usefixtures("quick", "live")
+def test_a_change_that_was_told_and_does_not_last_is_taken_back(
+    phasewatch: Call, sqlite_database: Database, config: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(sqlite_database, "completed", when_told(monkeypatch), last_found=())
+    answer = phasewatch("train", config, "--follow")
+    trainer.join()
+    following, _, shown = answer.out.partition("phase changes\n")
+    assert f"• {DROP.explain()} (withdrawn)" in following
+    assert shown == "none found\n"
 
 
 @pytest.mark.usefixtures("quick", "live")
