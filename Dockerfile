@@ -9,7 +9,7 @@ RUN python -m venv /opt/venv \
 COPY pyproject.toml README.md LICENSE ./
 # The dependencies first, with an empty package: a change of code then costs seconds.
 RUN mkdir phasewatch && touch phasewatch/__init__.py \
- && /opt/venv/bin/pip install --no-cache-dir -c constraints.txt '.[server,trainer]'
+ && /opt/venv/bin/pip install --no-cache-dir -c constraints.txt '.[server,trainer]' && rm -r build phasewatch
 COPY phasewatch phasewatch
 RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --force-reinstall . && find /opt/venv -name __pycache__ -prune -exec rm -rf {} +
 
