@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -48,7 +48,7 @@ class EventHub:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads = CapacityLimiter(4)
 
-    async def stream(self, last_id: int | None = None, run: UUID | None = None) -> AsyncIterator[bytes]:
+    async def stream(self, last_id: int | None = None, run: UUID | None = None) -> AsyncGenerator[bytes, None]:
         """Events after `last_id` (default: from now on), of one run or all, as text/event-stream until the end."""
         queue: _Queue = asyncio.Queue(WAITING)
         try:
@@ -96,7 +96,7 @@ class EventHub:
             self._poller.cancel()
             self._poller = None
 
-    async def _missed(self, last_id: int) -> AsyncIterator[Event]:
+    async def _missed(self, last_id: int) -> AsyncGenerator[Event, None]:
         while True:
             page = await self._read(last_id)
             for event in page:

@@ -14,7 +14,7 @@ from uuid import UUID
 import numpy as np
 import pytest
 from fastapi import FastAPI
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, expect, sync_playwright
 from sqlalchemy.orm import Session
 
 from phasewatch.detection.phase_change import PhaseChange
@@ -67,6 +67,16 @@ class Watched:
     base: str
     errors: list[str] = field(default_factory=list)
 
+    def note_console(self, message: ConsoleMessage) -> None:
+        """Remembers what the console shows as an error, a broken content policy included."""
+        if message.type == "error":
+            self.errors.append(message.text)
+
+    def note_request(self, request: Request) -> None:
+        """Remembers a request to another host."""
+        if not request.url.startswith(self.base):
+            self.errors.append(f"foreign {request.url}")
+
     def open(self, path: str) -> Page:
         """Goes to an address of the server."""
         self.page.goto(self.base + path)
@@ -104,10 +114,10 @@ def visiting(browser: Browser, app: FastAPI, **options: object) -> Iterator[Watc
         watched = Watched(context.new_page(), base)
         page = watched.page
         page.set_default_timeout(10_000)
-        page.on("console", lambda message: message.type == "error" and watched.errors.append(message.text))
+        page.on("console", watched.note_console)
+        page.on("request", watched.note_request)
         page.on("pageerror", lambda error: watched.errors.append(str(error)))
         page.on("dialog", lambda dialog: watched.errors.append(f"dialog {dialog.message}"))
-        page.on("request", lambda sent: sent.url.startswith(base) or watched.errors.append(f"foreign {sent.url}"))
         yield watched
         context.close()
 

@@ -7,11 +7,13 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from phasewatch.storage import runs
+from phasewatch.storage.deletion import delete_run
 from phasewatch.storage.schema import RunStatus
-from server.dependencies import ReadSession, RunId, WriteSession
+from server.dependencies import Parts, ReadSession, RunId, WriteSession
 from server.problems import errors
 from server.schemas.page import IdCursor, Limit, Page
 from server.schemas.runs import (
+    FreedBytes,
     ProbeSetChoice,
     RunCreate,
     RunOut,
@@ -56,6 +58,12 @@ def get_run(run: RunId, session: ReadSession) -> RunOut:
 def update_run(run: RunId, body: RunUpdate, session: WriteSession) -> RunOut:
     """Renames or tags a run; says how a run recorded from outside ended."""
     return RunOut.of(runs.edit_run(session, run, **body.model_dump(exclude_unset=True)))
+
+
+@router.delete("/{run}", responses=errors(404, 409))
+def remove_run(run: RunId, parts: Parts) -> FreedBytes:
+    """Deletes a run with all it holds, in batches of their own transactions, and frees its disk."""
+    return FreedBytes(freed_bytes=delete_run(parts.database, parts.artifacts, run).n_bytes)
 
 
 @router.post("/{run}/cancel", responses=errors(404, 409))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+from typing import Literal
 from uuid import UUID
 
 import numpy as np
@@ -43,12 +44,12 @@ def test_the_first_write_is_201_the_same_again_200_and_others_409(client: TestCl
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8", ">f4"])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_every_float_form_of_the_same_values_is_the_same(
-    sqlite_database: Database, sqlite_client: TestClient, path: str, dtype: str, order: str
+    sqlite_database: Database, sqlite_client: TestClient, path: str, dtype: str, order: Literal["C", "F"]
 ) -> None:
     values = losses().astype("<f2").astype("<f4")
     assert sqlite_client.put(f"{path}/0", content=npy(values), headers=NPY).status_code == 201
     buffer = io.BytesIO()
-    np.save(buffer, np.asarray(values, dtype, order=order))
+    np.save(buffer, np.array(values, dtype, order=order))
     assert sqlite_client.put(f"{path}/0", content=buffer.getvalue(), headers=NPY).status_code == 200
     flat = npy(values.reshape(-1))
     assert sqlite_client.put(f"{path}/0", content=flat, headers=NPY).status_code == 200

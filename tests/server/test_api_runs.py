@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -157,6 +158,21 @@ def test_an_unknown_run_is_404_and_named(client: TestClient, what: str) -> None:
     answer = client.get(f"{RUNS}/{unknown}{what}")
     assert answer.status_code == 404
     assert str(unknown) in answer.json()["detail"]
+
+
+def test_a_deleted_run_is_gone_with_its_files_and_says_what_it_freed(
+    client: TestClient, run: UUID, artifacts: Artifacts
+) -> None:
+    client.put(f"{RUNS}/{run}/losses/text/0", content=npy(losses()), headers=NPY)
+    client.post(f"{RUNS}/{run}/checkpoints", json={"step": 0})
+    body = (2).to_bytes(8, "little") + b"{}"
+    assert client.put(f"{RUNS}/{run}/checkpoints/0/weights", content=body).status_code == 201
+    answer = client.delete(f"{RUNS}/{run}")
+    assert answer.status_code == 200
+    assert answer.json()["freed_bytes"] >= len(body)
+    assert client.get(f"{RUNS}/{run}").status_code == 404
+    assert client.delete(f"{RUNS}/{run}").status_code == 404
+    assert not (Path(artifacts.url) / str(run)).exists()
 
 
 class _DiskFull(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -144,7 +145,7 @@ def test_a_token_of_another_process_counts_after_a_moment_and_so_does_its_end(
     database: Database, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr(auth.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     client = make_client(database)
     assert client.get(RUNS).status_code == 200
     add_token(database, "new", "read")

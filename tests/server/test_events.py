@@ -6,17 +6,18 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from phasewatch.ids import new_id
 from phasewatch.storage.artifacts import Artifacts
 from phasewatch.storage.database import Database
-from phasewatch.storage.events import emit, last_event_id
+from phasewatch.storage.events import emit, events_after, last_event_id
 from server import events
 from server.events import EventHub
 from tests.server.conftest import make_app, serving
@@ -42,7 +43,7 @@ def parse(block: bytes) -> dict[str, Any] | None:
     return data
 
 
-async def names(stream: AsyncIterator[bytes], n: int) -> list[str]:
+async def names(stream: AsyncGenerator[bytes, None], n: int) -> list[str]:
     """The names of the next n events of a stream."""
     found: list[str] = []
     async with asyncio.timeout(PATIENCE_S):
@@ -153,9 +154,13 @@ def test_a_silence_is_filled_with_comments(sqlite_database: Database) -> None:
 def test_the_database_is_read_by_one_poller_and_only_while_someone_watches(
     sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reads = []
-    real = events.events_after
-    monkeypatch.setattr(events, "events_after", lambda *given: (reads.append(1), real(*given))[1])
+    reads: list[int] = []
+
+    def counted(*given: Any) -> Any:
+        reads.append(1)
+        return events_after(*given)
+
+    monkeypatch.setattr(events, "events_after", counted)
 
     async def watch() -> tuple[int, int, int]:
         hub = EventHub(sqlite_database, poll_s=0.02)
@@ -201,14 +206,12 @@ def test_a_client_that_does_not_read_is_let_go(sqlite_database: Database, monkey
 def test_the_stream_outlives_a_database_that_is_away(
     sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sqlalchemy.exc import OperationalError
-
-    real, away = events.events_after, threading.Event()
+    away = threading.Event()
 
     def sometimes(*given: Any) -> Any:
         if away.is_set():
             raise OperationalError("SELECT", None, Exception("away"))
-        return real(*given)
+        return events_after(*given)
 
     monkeypatch.setattr(events, "events_after", sometimes)
 
