@@ -119,7 +119,7 @@ class Dispatcher:
             try:
                 with self._database.transaction() as session:
                     extend_leases(session, self.owner, held, self._lease_s)
-            except SQLAlchemyError as error:
+            except Exception as error:  # a thread that ended here would cost every long job its lease
                 log.warning("leases of %d jobs could not be kept: %s", len(held), str(error).splitlines()[0])
 
 

@@ -22,7 +22,7 @@ from server.jobs import scan, score
 
 EACH_CHECKPOINT_S = 1.0
 MAX_JOBS = 500  # of one firing; the rest comes with the next
-SCAN_GROWTH = 1.02  # how much more must be measured before a growing run is scanned again
+SCAN_GROWTH = 1.05  # how much more must be measured before a growing run is scanned again
 _CRON_LOOK_BACK = tuple(timedelta(**{unit: n}) for unit, n in (("minutes", 1), ("hours", 1), ("days", 1), ("days", 32)))
 
 
@@ -150,7 +150,7 @@ def _scan_jobs(session: Session, parameters: Mapping[str, Any], runs: Collection
 def is_scan_due(state: RunState, detector: str) -> bool:
     """True where a scan would see more than the last one, and none is under way.
 
-    A growing run is scanned again once a fiftieth more is measured, so that scans of a long run do not crowd out its
+    A growing run is scanned again once a twentieth more is measured, so that scans of a long run do not crowd out its
     scores; an ended one once its scores are done, whatever the difference. Another segment or detector is always news.
     """
     if state.scanning or (state.ended and state.scoring):

@@ -31,6 +31,7 @@ from phasewatch.storage.measurements import StoredMeasurement, measured, put_mea
 from phasewatch.storage.probe_sets import load_probe_set
 from phasewatch.storage.runs import get_run, visible_stretches
 from phasewatch.storage.schema import Checkpoint
+from phasewatch.training import ModelConfig
 from phasewatch.transformer import SPEC_KIND, Transformer, build_model
 from server.jobs.work import Store, Work, job
 
@@ -134,6 +135,7 @@ def rebuild_model(checkpoint: Checkpoint, artifacts: Artifacts) -> Transformer:
     Raises ModelNotRebuilt where the weights do not fit the description, NotFound or Unavailable where they cannot be
     read.
     """
+    _check_size(checkpoint)
     model = build_model(checkpoint.model or {})
     content = artifacts.get(str(checkpoint.artifact_url), checkpoint.sha256)
     try:
@@ -141,3 +143,17 @@ def rebuild_model(checkpoint: Checkpoint, artifacts: Artifacts) -> Transformer:
     except (SafetensorError, RuntimeError) as error:
         raise ModelNotRebuilt(f"the weights at step {checkpoint.step} do not fit their description: {error}") from error
     return model.eval()
+
+
+def _check_size(checkpoint: Checkpoint) -> None:
+    """Raises ModelNotRebuilt before memory is taken for parameters that the weights cannot hold, a byte each."""
+    spec = checkpoint.model or {}
+    try:
+        n_parameters = ModelConfig.model_validate(spec.get("model")).n_parameters(int(spec.get("vocabulary_size", 0)))
+    except (TypeError, ValueError):
+        return  # building it says what is wrong
+    if n_parameters > (checkpoint.size_bytes or 0):
+        raise ModelNotRebuilt(
+            f"the model at step {checkpoint.step} has {n_parameters:,} parameters by its description, "
+            f"but its weights have only {checkpoint.size_bytes:,} bytes"
+        )

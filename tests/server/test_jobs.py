@@ -27,7 +27,7 @@ from server.jobs import Work, attempt, scan
 from server.jobs.score import fingerprint
 from server.jobs.work import MAX_TRACEBACK_LINES, job, run_work
 from tests.conftest import MakeRun
-from tests.server.small_run import SmallRun, small_model
+from tests.server.small_run import CONFIG, SmallRun, small_model
 
 RECORDED = Path(__file__).parent.parent / "data"
 
@@ -163,8 +163,9 @@ def test_a_checkpoint_hidden_meanwhile_is_left_alone(sqlite_run: SmallRun) -> No
 
 def test_weights_that_cannot_be_used_are_named(sqlite_run: SmallRun) -> None:
     run = sqlite_run
-    for step in (10, 20, 30):
+    for step in (10, 20, 30, 40):
         run.record_losses(step)
+    run.record_weights(40, spec=small_model(0).spec() | {"model": CONFIG.model_dump(mode="json") | {"d_model": 8_192}})
     run.record_weights(10, spec={"kind": "phasewatch.transformer", "vocabulary_size": 40})
     wider = small_model(0).spec() | {"vocabulary_size": 41}
     run.record_weights(20, spec=wider)
@@ -175,6 +176,7 @@ def test_weights_that_cannot_be_used_are_named(sqlite_run: SmallRun) -> None:
         (10, ModelNotRebuilt, "not usable"),
         (20, ModelNotRebuilt, "step 20"),
         (30, Unavailable, "damaged"),
+        (40, ModelNotRebuilt, r"parameters .* bytes"),
     ):
         with pytest.raises(error, match=message):
             do(run, "score", step)
