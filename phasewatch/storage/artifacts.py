@@ -104,7 +104,7 @@ def _reaching(failure: str) -> Iterator[None]:
         yield
     except PhasewatchError:
         raise
-    except Exception as error:
+    except Exception as error:  # the one place where a file system of any make is spoken to
         raise Unavailable(f"{failure}: {error}") from error
 
 
