@@ -38,9 +38,10 @@ PICKLES = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "mar
 MAX_MODULE, MAX_FUNCTION = 500, 60
 
 
-def offenders(where: tuple[Module, ...], rule: Callable[[Module], Iterator[tuple[int, str]]]) -> list[str]:
-    """`place:line what` of everything that breaks a rule."""
-    return [f"{module.place}:{line} {what}" for module in where for line, what in rule(module)]
+def refuse(where: tuple[Module, ...], rule: Callable[[Module], Iterator[tuple[int, str]]]) -> None:
+    """Fails with `place:line what` of everything that breaks a rule."""
+    found = [f"{module.place}:{line} {what}" for module in where for line, what in rule(module)]
+    assert not found, "\n" + "\n".join(found)
 
 
 def top(name: str) -> str:
@@ -146,7 +147,7 @@ class TestTransactions:
                 if name.rpartition(".")[2] in ("commit", "begin_nested") and module.place not in COMMITS:
                     yield call.lineno, name
 
-        assert offenders(SOURCES, rule) == []
+        refuse(SOURCES, rule)
 
     def test_annotations_alone_decide_what_may_be_null(self) -> None:
         def rule(module: Module) -> Iterator[tuple[int, str]]:
@@ -154,7 +155,7 @@ class TestTransactions:
                 if any(keyword.arg == "nullable" for keyword in call.keywords):
                     yield call.lineno, name
 
-        assert offenders((*LIBRARY, *APPLICATIONS), rule) == []
+        refuse((*LIBRARY, *APPLICATIONS), rule)
 
 
 class TestManners:
@@ -164,7 +165,7 @@ class TestManners:
                 if name in ("print", "pprint") and not module.place.startswith(PRINTS):
                     yield call.lineno, name
 
-        assert offenders(SOURCES, rule) == []
+        refuse(SOURCES, rule)
 
     def test_only_commands_and_clients_read_the_environment(self) -> None:
         """Everything else is told by its settings."""
@@ -176,7 +177,7 @@ class TestManners:
                 if reads and not sets and not module.place.startswith(READS_ENVIRONMENT):
                     yield line, name
 
-        assert offenders(SOURCES, rule) == []
+        refuse(SOURCES, rule)
 
     def test_a_pickle_is_never_read(self) -> None:
         """Weights and arrays are input from outside."""
@@ -192,7 +193,7 @@ class TestManners:
                 elif name in ("np.load", "numpy.load") and not allows:
                     yield call.lineno, f"{name} without allow_pickle=False"
 
-        assert offenders(SOURCES, rule) == []
+        refuse(SOURCES, rule)
 
     def test_whoever_catches_everything_says_why_or_raises_it_again(self) -> None:
         def rule(module: Module) -> Iterator[tuple[int, str]]:
@@ -205,7 +206,7 @@ class TestManners:
                         if not (again or explained or "#" in lines[node.lineno - 1]):
                             yield node.lineno, "without a reason beside it"
 
-        assert offenders(SOURCES, rule) == []
+        refuse(SOURCES, rule)
 
     def test_nothing_is_left_for_later(self) -> None:
         words = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
@@ -215,7 +216,7 @@ class TestManners:
                 if words.search(line) and module.path.name != "test_architecture.py":
                     yield number, line.strip()
 
-        assert offenders((*SOURCES, *TESTS), rule) == []
+        refuse((*SOURCES, *TESTS), rule)
 
 
 class TestSizes:
@@ -231,7 +232,7 @@ class TestSizes:
                     yield function.lineno, f"{function.name} has {length} lines"
 
         scripts = modules("migrations")  # as long as the tables they make
-        assert offenders((*(module for module in SOURCES if module not in scripts), *TESTS), rule) == []
+        refuse((*(module for module in SOURCES if module not in scripts), *TESTS), rule)
 
     def test_the_median_module_and_function_stay_short(self) -> None:
         library = (*LIBRARY, *APPLICATIONS)
@@ -246,7 +247,7 @@ class TestWritten:
         def rule(module: Module) -> Iterator[tuple[int, str]]:
             yield from ((f.lineno, f.name) for f in module.functions() if f.returns is None)
 
-        assert offenders((*SOURCES, *TESTS), rule) == []
+        refuse((*SOURCES, *TESTS), rule)
 
     def test_every_module_says_what_it_is(self) -> None:
         silent = [module.place for module in SOURCES if module.source.strip() and not ast.get_docstring(module.tree)]
@@ -259,7 +260,7 @@ class TestWritten:
                 if named and not node.name.startswith("_") and not ast.get_docstring(node):  # type: ignore[attr-defined,arg-type]
                     yield node.lineno, node.name  # type: ignore[attr-defined]
 
-        assert offenders(LIBRARY, rule) == []
+        refuse(LIBRARY, rule)
 
     def test_annotations_are_never_evaluated(self) -> None:
         late = "from __future__ import annotations"
@@ -283,7 +284,7 @@ class TestTests:
                 if name.endswith("skipif") and "cuda" not in ast.unparse(call):
                     yield call.lineno, ast.unparse(call)
 
-        assert offenders(TESTS, rule) == []
+        refuse(TESTS, rule)
 
     def test_the_rules_have_something_to_look_at(self) -> None:
         found: dict[str, Any] = {package: len(modules(package)) for package in (*PACKAGES, "tests", "migrations")}
