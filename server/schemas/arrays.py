@@ -110,9 +110,9 @@ def _is_shape(shape: Any) -> bool:
 
 
 def _dtype(description: Any) -> np.dtype[np.floating]:
-    if isinstance(description, str) and "O" in description:
+    if "O" in str(description):
         raise UnsupportedMedia("an array of objects is never read; send float16, float32 or float64")
-    if description not in _FLOATS:
+    if not isinstance(description, str) or description not in _FLOATS:
         raise InvalidInput(f"the array has dtype {_short(description)}; expected float16, float32 or float64")
     dtype: np.dtype[np.floating] = np.dtype(description)
     return dtype
