@@ -23,6 +23,7 @@ def find_phase_changes(
     tokens: npt.ArrayLike | None = None,
     fdr: float = 0.05,
     name: str = "text",
+    first_descent: bool = False,
 ) -> Changes:
     """Phase changes of the losses of one slice.
 
@@ -32,6 +33,7 @@ def find_phase_changes(
     tokens     (n_tokens,) the token id each loss is of, or (n_sequences, n_positions + 1) whole sequences
     fdr        false-discovery rate for changes that only some tokens show
     name       of the slice, for `measure`
+    first_descent  as in find_series_changes, for the mean
     """
     at = check_steps(steps)
     matrix = check_matrix(losses, at, f"losses of {name}")
@@ -39,7 +41,7 @@ def find_phase_changes(
         raise InvalidInput(f"fdr is {fdr}, must lie between 0 and 1")
     if documents is not None and np.shape(documents) != matrix.shape[1:]:
         raise InvalidInput(f"documents have shape {np.shape(documents)}, must be ({matrix.shape[1]},): one a loss")
-    return find_series_changes(mean_losses(matrix), at, unit="nats", name=f"mean_loss:{name}")
+    return find_series_changes(mean_losses(matrix), at, name=f"mean_loss:{name}", first_descent=first_descent)
 
 
 def mean_losses(losses: npt.NDArray[np.floating]) -> FloatArray:

@@ -8,21 +8,37 @@ change however many checkpoints sample it, so twice as many checkpoints do not g
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
-from phasewatch.detection.pace import decay_family, pace_columns
+from phasewatch.detection.first_descent import first_movement
+from phasewatch.detection.pace import Course, Pace
 from phasewatch.detection.phase_change import Changes, IntArray, PhaseChange
 from phasewatch.detection.prepare import MIN_CHECKPOINTS, check_series, check_steps, finite_part
 from phasewatch.detection.spikes import remove_spikes
 from phasewatch.detection.timing import place
-from phasewatch.detection.transition import FloatArray, Transition, correlation, fit_transition, log_step, spacing
+from phasewatch.detection.transition import (
+    LOGIT_90,
+    FloatArray,
+    Transition,
+    correlation,
+    fit_transition,
+    log_step,
+    spacing,
+    split_sigmoid,
+)
 
-MAX_WIDTH = 2.0  # 10-90 % in log step; an exponential decay, the quickest smooth course, has 3.1
+MAX_WIDTH = 1.7  # 10-90 % in log step; an exponential decay, the quickest smooth course, has 3.1
+FIRST_WIDTH = 4.5  # the same for the first movement of a whole run
 MAX_CHANGES = 6
-_MIN_GAIN = 15.0  # log likelihood: about one false change in 10,000 series for the positions and widths searched
+_MIN_GAIN = 12.0  # log likelihood, after all the positions and widths searched
 _MIN_HEIGHT = 4.0  # standard deviations of the noise
+_WORTH = 6.0  # log likelihood that each decay has to bring, or the series is flat but for its change
 _MIN_SPEED = 1.0  # times the speed of the course at the same place
+_SIDE_LOBE = 0.3  # of the larger change's height
+_MIN_AGAINST = 2.5  # the same where the course goes the other way: then the series itself has to turn
 
 
 def find_series_changes(
@@ -32,12 +48,15 @@ def find_series_changes(
     unit: str = "nats",
     name: str = "series",
     min_effect: float = 0.0,
+    first_descent: bool = False,
 ) -> Changes:
     """Changes of level, bumps, spikes and divergence of a series.
 
     values      (n_steps,), NaN and infinity are left out and said in `notes`
     steps       (n_steps,) optimizer steps, increasing
     min_effect  smaller changes are not reported, in `unit`
+    first_descent  the values are of a whole run from its beginning, and its first movement is a change too where it
+                   ends in a plateau, even at the slow pace that every run starts with
 
     Fewer than eight finite checkpoints give an empty list whose `notes` say so. Raises InvalidInput for wrong shapes
     and steps that do not increase.
@@ -50,74 +69,148 @@ def find_series_changes(
     spikes, kept, at = remove_spikes(kept, at, unit=unit, name=name)
     if len(kept) < MIN_CHECKPOINTS or float(np.ptp(kept)) == 0.0:
         return Changes(spikes, notes)
-    found = [change for change in _levels(kept, at, unit, name) if change.effect >= min_effect]
+    levels = _levels(kept, at, unit, name, FIRST_WIDTH if first_descent else MAX_WIDTH)
+    found = [change for change in levels if change.effect >= min_effect]
     return Changes(sorted([*spikes, *_join_bumps(found)], key=lambda change: change.step), notes)
 
 
-def _levels(values: FloatArray, steps: IntArray, unit: str, name: str) -> list[PhaseChange]:
+def _levels(values: FloatArray, steps: IntArray, unit: str, name: str, first_width: float) -> list[PhaseChange]:
+    x, pace = log_step(steps), Pace(values, steps)
     accepted: list[Transition] = []
-    family = decay_family(steps)
     while len(accepted) < MAX_CHANGES:
-        candidate = _next(values, steps, family, accepted)
-        if candidate is None:
+        others = _curves(accepted, x)
+        without = pace.fit(others)
+        fit = _instead_of_course(x, pace, others, without) if accepted and without.n_decays else None
+        if fit is None and pace.leaves_structure(without):
+            fit, course = _best_sigmoid(x, pace, others)
+            fit = fit if _is_change(fit, x, without.rss, course) else None
+        if fit is None or any(_is_side_lobe(fit, other) for other in accepted):
             break
-        accepted = _refit(values, steps, family, [*accepted, candidate])
-    return [_change(fit, steps, unit, name) for fit in sorted(accepted, key=lambda fit: fit.middle)]
+        accepted = _refit(x, pace, [*accepted, fit])
+    found = [_change(fit, steps, unit, name) for fit in sorted(accepted, key=_middle)]
+    first = first_movement(pace.fit(_curves(accepted, x)), steps, first_width, found, unit=unit, name=name)
+    return found if first is None else [first, *found]
 
 
-def _fit_one(
-    values: FloatArray, steps: IntArray, family: FloatArray, others: FloatArray
-) -> tuple[Transition, FloatArray]:
-    """The best sigmoid beside `others` (n_steps, k) and a smooth course chosen together with it."""
-    x = log_step(steps)
-    widths = (0.25 * float(np.diff(x).min()), MAX_WIDTH)
-    course = pace_columns(values, steps, family, others)
-    for _ in range(2):
-        base = np.column_stack([course, others])
-        fit = fit_transition(x, values, base=base, widths=widths, middles=_inner(x))
-        course = pace_columns(values, steps, family, np.column_stack([others, fit.curve(x)]))
-    return fit, np.column_stack([course, others])
+def _is_side_lobe(fit: Transition, other: Transition) -> bool:
+    """Whether a small sigmoid within a larger one mends its shape only: one effect counts once."""
+    return other.start <= fit.middle <= other.end and abs(fit.height) < _SIDE_LOBE * abs(other.height)
 
 
-def _inner(x: FloatArray) -> tuple[float, float]:
-    """Middles that leave at least two checkpoints on either side."""
-    return float(x[1] + x[2]) / 2, float(x[-2] + x[-3]) / 2
+def _middle(fit: Transition) -> float:
+    return fit.middle
 
 
-def _next(values: FloatArray, steps: IntArray, family: FloatArray, accepted: list[Transition]) -> Transition | None:
-    x = log_step(steps)
-    others = np.column_stack([fit.curve(x) for fit in accepted]) if accepted else np.empty((len(x), 0))
-    fit, base = _fit_one(values, steps, family, others)
-    return fit if _is_change(fit, values, x, base[:, : base.shape[1] - others.shape[1]], base) else None
+def _curves(fits: list[Transition], x: FloatArray) -> FloatArray:
+    return np.column_stack([fit.curve(x) for fit in fits]) if fits else np.empty((len(x), 0))
 
 
-def _is_change(fit: Transition, values: FloatArray, x: FloatArray, course: FloatArray, base: FloatArray) -> bool:
+def _best_sigmoid(x: FloatArray, pace: Pace, others: FloatArray) -> tuple[Transition, Course]:
+    """The sigmoid that, together with the course refitted beside it, leaves least; and that course."""
+    middles, widths = _limits(x)
+    middle, width = _search(x, pace, others, middles, widths)
+    course = pace.fit(np.column_stack([others, _curve(x, middle, width)]))
+    plain = fit_transition(x, pace.values, base=others, widths=widths, middles=middles)
+    flat = pace.flat(np.column_stack([others, plain.curve(x)]))
+    if _worth(course, flat) < _WORTH * course.n_decays:
+        return replace(plain, after=plain.before + float(flat.heights[-1])), flat
+    rest = pace.values - course.smooth - others @ course.heights[:-1]
+    near = (max(middles[0], middle - width), min(middles[1], middle + width))
+    fit = fit_transition(x, rest, widths=(max(width / 2, widths[0]), min(2 * width, MAX_WIDTH)), middles=near)
+    return replace(fit, after=fit.before + float(course.heights[-1])), course
+
+
+def _worth(course: Course, flat: Course) -> float:
+    """Log likelihood that a course brings over a constant, for noise as correlated as the constant leaves it."""
+    rho = correlation(course.residuals)
+    return float(len(course.smooth) * (1 - rho) / (1 + rho) / 2 * np.log(max(flat.rss, 1e-30) / max(course.rss, 1e-30)))
+
+
+def _instead_of_course(x: FloatArray, pace: Pace, others: FloatArray, course: Course) -> Transition | None:
+    """A sigmoid on a constant that does all that the course did: then the course was a change, as in rise and fall."""
+    middles, widths = _limits(x)
+    fit = fit_transition(x, pace.values, base=others, widths=widths, middles=middles)
+    flat = pace.flat(np.column_stack([others, fit.curve(x)]))
+    fit = replace(fit, after=fit.before + float(flat.heights[-1]))
+    does_all = flat.rss <= course.rss * (1 + 2 / len(x))
+    return fit if does_all and _is_change(fit, x, pace.flat(others).rss, flat) else None
+
+
+def _limits(x: FloatArray) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Middles that leave two checkpoints on either side, and 10-90 % widths."""
+    middles = (float(x[1] + x[2]) / 2, float(x[-2] + x[-3]) / 2)
+    return middles, (max(0.25 * float(np.diff(x).min()), 1e-3), MAX_WIDTH)
+
+
+def _search(
+    x: FloatArray, pace: Pace, others: FloatArray, middles: tuple[float, float], widths: tuple[float, float]
+) -> tuple[float, float]:
+    """Middle and 10-90 % width by a coarse grid and then pattern search, the course fitted anew at every trial."""
+
+    def cost(place: tuple[float, float]) -> float:
+        middle, width = place[0], float(np.exp(place[1]))
+        course = pace.fit(np.column_stack([others, _curve(x, middle, width)]))
+        return course.rss if _is_quick(x, middle, width, course) else np.inf
+
+    low, high = np.log(widths)
+    starts = [(float(m), float(w)) for w in (high - 1.2, high - 0.3) for m in np.linspace(*middles, 18)]
+    costs = [cost(start) for start in starts]
+    place, best = starts[int(np.argmin(costs))], min(costs)
+    reach = 0.3
+    while reach > 0.03:
+        for move in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+            trial = (
+                float(np.clip(place[0] + move[0] * reach * np.exp(place[1]), *middles)),
+                float(np.clip(place[1] + 2 * move[1] * reach, low, high)),
+            )
+            if (value := cost(trial)) < best:
+                place, best = trial, value
+                break
+        else:
+            reach /= 2
+    return place[0], float(np.exp(place[1]))
+
+
+def _curve(x: FloatArray, middle: float, width: float) -> FloatArray:
+    scale = np.array([width / (2 * LOGIT_90)])
+    return split_sigmoid(x, np.array([middle]), scale, scale).ravel()
+
+
+def _is_change(fit: Transition, x: FloatArray, without: float, course: Course) -> bool:
     """Likely beside the best course without it, large against the noise, and quicker than the course it stands on."""
-    design = np.column_stack([np.ones(len(x)), base, fit.curve(x)])
-    coefficients = np.linalg.lstsq(design, values, rcond=None)[0]
-    residuals = values - design @ coefficients
-    if fit.gain < _MIN_GAIN or abs(fit.height) < _MIN_HEIGHT * fit.noise * np.sqrt(1 + correlation(residuals)):
-        return False
-    smooth = course @ coefficients[1 : 1 + course.shape[1]]
-    reach = 2.2 * max(fit.left + fit.right, spacing(x, fit.middle))
-    edges = np.interp([fit.middle - reach, fit.middle + reach], x, smooth)
-    speed = abs(float(edges[1] - edges[0])) / (2 * reach)
-    return abs(fit.height) / (2 * reach) >= _MIN_SPEED * speed
+    n = len(x)
+    rho = min(correlation(course.residuals) + (2 + course.n_decays / 2) / n, 0.9)  # fitting hides correlation
+    effective = n * (1 - rho) / (1 + rho)
+    gain = effective / 2 * np.log(max(without, 1e-30) / max(course.rss, 1e-30))
+    noise = np.sqrt(course.rss / max(n - 6, 1))
+    likely = gain >= _MIN_GAIN + course.n_decays / 4 and abs(fit.height) >= _MIN_HEIGHT * noise
+    return bool(likely and _is_quick(x, fit.middle, fit.end - fit.start, course))
 
 
-def _refit(values: FloatArray, steps: IntArray, family: FloatArray, fits: list[Transition]) -> list[Transition]:
-    """Every sigmoid again beside the others, once: a later find sharpens the earlier ones."""
-    if len(fits) < 2:
-        return fits
-    x = log_step(steps)
-    for i in range(len(fits)):
-        others = np.column_stack([fit.curve(x) for j, fit in enumerate(fits) if j != i])
-        course = pace_columns(values, steps, family, np.column_stack([others, fits[i].curve(x)]))
-        low, high = fits[i].middle - 0.3, fits[i].middle + 0.3
-        widths = (0.25 * float(np.diff(x).min()), MAX_WIDTH)
-        fits[i] = fit_transition(
-            x, values, base=np.column_stack([course, others]), widths=widths, middles=(max(low, x[1]), min(high, x[-2]))
-        )
+def _is_quick(x: FloatArray, middle: float, width: float, course: Course) -> bool:
+    """Whether the last free column moves more than the course does meanwhile; neither much more than the series."""
+    height, reach = abs(float(course.heights[-1])), max(width / 2, spacing(x, middle))
+    edges = np.interp([middle - reach, middle + reach], x, course.smooth)
+    possible = max(height, float(np.ptp(course.smooth))) <= 1.5 * course.range
+    along = float(edges[1] - edges[0]) * np.sign(float(course.heights[-1]))
+    return possible and height >= (_MIN_SPEED if along >= 0 else _MIN_AGAINST) * abs(along)
+
+
+def _refit(x: FloatArray, pace: Pace, fits: list[Transition]) -> list[Transition]:
+    """Every sigmoid again beside the others, until they agree: a later find sharpens the earlier ones."""
+    last = np.inf
+    while len(fits) > 1:
+        for i, fit in enumerate(fits):
+            curves = _curves(fits, x)
+            course, flat = pace.fit(curves), pace.flat(curves)
+            course = flat if flat.rss <= course.rss * (1 + 2 / len(x)) else course
+            rest, others = pace.values - course.smooth, np.delete(curves, i, axis=1)
+            width = fit.end - fit.start
+            near = (max(fit.middle - width / 2, x[1]), min(fit.middle + width / 2, x[-2]))
+            fits[i] = fit_transition(x, rest, base=others, widths=(width / 2, min(2 * width, MAX_WIDTH)), middles=near)
+        if course.rss > 0.97 * last:
+            break
+        last = course.rss
     return fits
 
 

@@ -86,7 +86,13 @@ def find_run_changes(
         if name in ("repeats", "random"):
             continue
         found = find_phase_changes(
-            matrix, run.steps, documents=run.documents.get(name), tokens=run.tokens.get(name), fdr=fdr, name=name
+            matrix,
+            run.steps,
+            documents=run.documents.get(name),
+            tokens=run.tokens.get(name),
+            fdr=fdr,
+            name=name,
+            first_descent=True,
         )
         answer.notes += found.notes
         answer += [change for change in found if verdict is None or not _same_effect(change, verdict, run.steps)]

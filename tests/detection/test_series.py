@@ -1,0 +1,117 @@
+"""Changes of one series: how many, where, and what is never one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from phasewatch.detection import find_series_changes
+from phasewatch.errors import InvalidInput
+from tests.detection.recorded import DATA, load_run
+
+
+def sigmoid(steps: np.ndarray, middle: float, width: float) -> np.ndarray:
+    return 1 / (1 + np.exp(-(np.log1p(steps) - np.log1p(middle)) * 4.394 / width))
+
+
+def decay(steps: np.ndarray, c: float = 0.5, scale: float = 8.0) -> np.ndarray:
+    return 2.5 + 4 * (1 + steps / scale) ** -c
+
+
+@pytest.mark.parametrize("n", [40, 80, 160])
+def test_a_sigmoid_is_one_change_at_any_density(n: int) -> None:
+    rng = np.random.default_rng(n)
+    steps = np.unique(np.geomspace(1, 10_000, n).astype(int))
+    values = decay(steps) - 0.8 * sigmoid(steps, 1_000, 0.8) + rng.normal(0, 0.01, len(steps))
+    changes = find_series_changes(values, steps)
+    assert [change.kind for change in changes] == ["level"]
+    assert changes[0].direction == "drop"
+    assert changes[0].step == pytest.approx(1_000, rel=0.08)
+    assert changes[0].effect == pytest.approx(0.8, rel=0.35)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_smooth_descents_are_not_changes(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    steps = np.unique(np.concatenate([[0], np.geomspace(1, 20_000, 120)]).astype(int))
+    scale, c = np.exp(rng.uniform(0, 6)), rng.uniform(0.1, 1.5)
+    smooth = decay(steps, c, scale) + np.exp(-steps / np.exp(rng.uniform(2, 8)))
+    assert find_series_changes(smooth + rng.normal(0, 0.01, len(steps)), steps) == []
+
+
+@pytest.mark.parametrize("name", ["L1_bpe512_s0", "L2_allpos_bpe512_s0"])
+def test_the_mean_loss_of_controls_has_no_change(name: str) -> None:
+    run = load_run(name)
+    assert find_series_changes(run.losses.astype(float).mean(axis=1), run.steps) == []
+
+
+def test_the_second_drop_of_markov_chains() -> None:
+    with np.load(DATA / "markov_k3_L2_s0.npz") as z:
+        changes = find_series_changes(z["mean_loss"], z["steps"])
+    assert changes[-1].direction == "drop"
+    assert changes[-1].end_step == pytest.approx(145, rel=0.12)
+
+
+def test_a_rise_and_fall_is_one_bump() -> None:
+    rng = np.random.default_rng(3)
+    steps = np.arange(0, 600, 4)
+    values = 4 + 3 * sigmoid(steps, 40, 1.0) - 3.2 * sigmoid(steps, 220, 0.8) + rng.normal(0, 0.03, len(steps))
+    changes = find_series_changes(values, steps)
+    assert [change.kind for change in changes] == ["bump"]
+    assert 60 < changes[0].step < 180
+
+
+def test_a_spike_is_its_own_kind() -> None:
+    rng = np.random.default_rng(4)
+    steps = np.arange(0, 400, 5)
+    values = decay(steps) + rng.normal(0, 0.01, len(steps))
+    values[40] += 1.0
+    changes = find_series_changes(values, steps)
+    assert [(change.kind, change.step) for change in changes] == [("spike", 200)]
+    assert changes[0].effect == pytest.approx(1.0, rel=0.1)
+
+
+def test_non_finite_values_are_left_out_and_said() -> None:
+    steps = np.arange(1, 200)
+    values = decay(steps) + np.random.default_rng(0).normal(0, 0.01, len(steps))
+    values[[3, 50]] = [np.nan, np.inf]
+    changes = find_series_changes(values, steps, name="mean_loss:text")
+    assert changes == []
+    assert changes.notes == ["mean_loss:text: 2 of 199 checkpoints are not finite and were left out"]
+
+
+def test_too_few_checkpoints_give_the_reason() -> None:
+    changes = find_series_changes([1.0, 2.0, 3.0], [0, 1, 2], name="icl_score")
+    assert changes == []
+    assert changes.notes == ["icl_score: 3 finite checkpoints, a change needs at least 8"]
+
+
+def test_a_change_under_way_is_censored() -> None:
+    steps = np.unique(np.geomspace(1, 1_100, 60).astype(int))
+    values = decay(steps) - 1.5 * sigmoid(steps, 1_000, 0.8) + np.random.default_rng(0).normal(0, 0.01, len(steps))
+    changes = find_series_changes(values, steps)
+    assert [change.end_step for change in changes] == [None]
+
+
+def test_wrong_shapes_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="one value a step"):
+        find_series_changes(np.ones((4, 2)), [0, 1, 2, 3])
+    with pytest.raises(InvalidInput, match="whole numbers"):
+        find_series_changes(np.ones(3), [0, 1.5, 2])
+
+
+def test_the_staircase_of_markov_chains_has_two_steps_and_one_layer_the_first_only() -> None:
+    ends = {}
+    for name in ("markov_k3_L2_s0", "markov_k3_L1_s0"):
+        with np.load(DATA / f"{name}.npz") as z:
+            changes = find_series_changes(z["mean_loss"], z["steps"], first_descent=True)
+        assert {change.direction for change in changes} == {"drop"}
+        ends[name] = [change.end_step for change in changes]
+    assert ends["markov_k3_L2_s0"] == [pytest.approx(55, rel=0.3), pytest.approx(145, rel=0.12)]
+    assert ends["markov_k3_L1_s0"] == [pytest.approx(55, rel=0.35)]
+
+
+@pytest.mark.parametrize("name", ["L1_bpe512_s0", "L2_bpe512_s0"])
+def test_a_descent_that_goes_on_is_no_first_step(name: str) -> None:
+    run = load_run(name)
+    assert find_series_changes(run.losses.astype(float).mean(axis=1), run.steps, first_descent=True) == []
