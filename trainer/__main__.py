@@ -18,7 +18,8 @@ import threading
 
 from pydantic import ValidationError
 
-from phasewatch.errors import PhasewatchError
+from phasewatch.errors import PhasewatchError, SchemaMismatch
+from phasewatch.storage.database import Database
 from trainer.settings import Settings
 from trainer.worker import Worker
 
@@ -38,12 +39,30 @@ def main() -> int:
     try:
         settings = Settings()
         database = settings.open_database()
-        database.check_schema()
+        wait_for_schema(database, stop)
         Worker(database, settings.open_artifacts(), settings).work(stop, once=arguments.once)
     except (PhasewatchError, ValidationError, OSError) as error:
         logging.getLogger("trainer").error("%s", error)
         return 1
     return 0
+
+
+def wait_for_schema(database: Database, stop: threading.Event) -> None:
+    """Returns once an empty database has been migrated: a service may be starting beside this.
+
+    Raises SchemaMismatch for a schema that is there and not this code's.
+    """
+    told = False
+    while not stop.is_set():
+        try:
+            return database.check_schema()
+        except SchemaMismatch as error:
+            if database.schema_revision() is not None:
+                raise
+            if not told:
+                logging.getLogger("trainer").info("waiting: %s", error)
+            told = True
+        stop.wait(0.2)
 
 
 def _run_several(processes: int, *, once: bool) -> int:

@@ -19,10 +19,12 @@ from phasewatch.storage.losses import get_losses
 from phasewatch.storage.probe_sets import load_probe_set
 from phasewatch.storage.runs import claim_run, get_run, list_segments, open_segment, request_status
 from phasewatch.storage.schema import Run
+from server.migrations import upgrade
 from tests.conftest import MakeRun
 from tests.trainer import small
 from tests.trainer.worker_runs import kept_of, settings, training
 from trainer import worker as worker_module
+from trainer.__main__ import wait_for_schema
 from trainer.checkpointing import load_model
 from trainer.worker import Worker
 
@@ -203,3 +205,17 @@ def test_a_damaged_state_is_passed_over_for_the_one_before_it(
     with database.reading() as session:
         assert list_segments(session, run_id)[-1].from_step == before.step + 1
     assert kept_of(database, artifacts, run_id) == kept_of(database, artifacts, unbroken)
+
+
+def test_it_waits_for_a_service_that_is_just_migrating_the_database(bare_database_url: str) -> None:
+    database = Database(bare_database_url)
+    stop = threading.Event()
+    waiting = threading.Thread(target=wait_for_schema, args=(database, stop))
+    waiting.start()
+    waiting.join(timeout=0.5)
+    assert waiting.is_alive()
+    upgrade(database)
+    waiting.join(timeout=30)
+    assert not waiting.is_alive()
+    assert not stop.is_set()
+    database.close()
