@@ -29,7 +29,7 @@ def find_browser() -> str | None:
 
 
 def install_browser() -> None:
-    """Debian's package where we may install it, else Playwright's own; raises CalledProcessError where neither comes."""
+    """Debian's package where we may install it, else Playwright's own; raises CalledProcessError without either."""
     if shutil.which("apt-get") and os.geteuid() == 0:
         subprocess.run(["apt-get", "update", "-qq"], check=True)
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
