@@ -1,5 +1,7 @@
 """phasewatch: a training-run observatory.
 
+Three ways in:
+
     from phasewatch import Recorder                      watch a training loop of your own
     from phasewatch.detection import find_run_changes    find phase changes in arrays you have
     from phasewatch.measures import score_heads          score the attention heads of any PyTorch model

@@ -447,4 +447,3 @@ def _step(step: int) -> int:
     if number < 0:
         raise InvalidInput(f"step {number} is negative; a step is the number of optimizer steps completed")
     return number
-

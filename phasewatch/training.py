@@ -87,7 +87,9 @@ class DataConfig(_Section):
     """The text a run is trained on and how it is cut into tokens."""
 
     text: str = Field(
-        default="stdlib", min_length=1, max_length=4_096,
+        default="stdlib",
+        min_length=1,
+        max_length=4_096,
         description="stdlib (the sources of Python's standard library) or the path of a text file or folder",
     )
     vocabulary: Literal["pieces"] = "pieces"

@@ -148,7 +148,8 @@ class TestSlices:
             ProbeSet.from_tokens(bad, vocab_size=512)
 
     def test_a_tensor_will_do(self) -> None:
-        torch = pytest.importorskip("torch")
+        import torch
+
         assert ProbeSet.from_tokens(torch.tensor(TEXT)).sha256 == ProbeSet.from_tokens(TEXT).sha256
 
     @pytest.mark.parametrize(

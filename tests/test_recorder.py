@@ -391,9 +391,7 @@ class TestRecord:
         torch.testing.assert_close(loaded["embedding.weight"], model.unembedding.weight.detach())
 
     @pytest.mark.parametrize("losses", [np.arange(36.0).reshape(3, 12), torch.arange(36), list(range(36))], ids=type)
-    def test_losses_of_the_loops_own(
-        self, server: FakeServer, make: Callable[..., Recorder], losses: Any
-    ) -> None:
+    def test_losses_of_the_loops_own(self, server: FakeServer, make: Callable[..., Recorder], losses: Any) -> None:
         with make() as recorder:
             recorder.probe(TEXT)
             recorder.record_losses(5, losses)

@@ -87,7 +87,8 @@ def reference_pattern(layer: Any, stream: Tensor) -> Tensor:
 
 
 def gpt2(implementation: str) -> nn.Module:
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     torch.manual_seed(0)
     return transformers.GPT2LMHeadModel(  # type: ignore[no-any-return]
         transformers.GPT2Config(
@@ -123,7 +124,8 @@ def test_scores_of_a_hugging_face_gpt2_equal_plain_ones(implementation: str) -> 
 
 @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
 def test_scores_of_a_llama_with_grouped_queries_equal_plain_ones(implementation: str) -> None:
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     torch.manual_seed(0)
     model = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
