@@ -26,6 +26,7 @@ from tests.conftest import MakeRun, make_probes
 
 ADDRESS = "http://127.0.0.1:8000"
 NPY = {"Content-Type": "application/x-npy"}
+JSON = {"Content-Type": "application/json"}
 
 MakeClient = Callable[..., TestClient]
 
@@ -40,6 +41,19 @@ def npy(values: npt.ArrayLike, dtype: str = "<f4") -> bytes:
 def losses(seed: int = 0, shape: tuple[int, ...] = (2, 8)) -> npt.NDArray[np.float32]:
     """Losses of one step of `make_probes()`, in nats."""
     return np.random.default_rng(seed).gamma(2.0, 1.5, shape).astype(np.float32)
+
+
+def npy_with_header(text: str, values: bytes = b"") -> bytes:
+    """A .npy body with a header of our own."""
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + values
+
+
+def refused(answer: Any, status: int, *words: str) -> None:
+    """Asserts a problem of that status whose detail has these words."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    for word in words:
+        assert word in answer.json()["detail"]
 
 
 def make_app(database: Database, artifacts: Artifacts, **settings: Any) -> FastAPI:
