@@ -6,6 +6,7 @@ A codec's name says what it does: number format, rounding (r12: 12 mantissa bits
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,10 @@ CODECS = (DEFAULT_CODEC, EXACT_CODEC)
 
 _LEVEL = 3
 _DROPPED_BITS = 23 - 12
+_KEPT_BITS = np.uint32(0xFFFFFFFF << _DROPPED_BITS & 0xFFFFFFFF)
+_INFINITY = np.uint32(0x7F800000)  # and beyond it NaN
+_LARGEST = np.uint32(0x7F800000 - (1 << (_DROPPED_BITS - 1)))  # from here on rounding would give infinity
+_of_thread = threading.local()
 _LITTLE_FLOAT32 = np.dtype("<f4")
 
 FloatArray = npt.NDArray[np.float32]
@@ -45,13 +50,14 @@ def encode_blocks(values: FloatArray, codec: str = DEFAULT_CODEC) -> Iterator[by
         yield compressor.compress(_shuffle(block) if codec == DEFAULT_CODEC else block.tobytes())
 
 
-def decode_block(payload: bytes, codec: str) -> FloatArray:
-    """The float32 values of one block, in token order."""
-    raw = zstandard.ZstdDecompressor().decompress(payload, max_output_size=BLOCK_TOKENS * 4)
+def decode_block(payload: bytes, codec: str, offsets: npt.NDArray[np.int64] | None = None) -> FloatArray:
+    """The float32 values of one block, in token order; with `offsets`, of the tokens that stand there in the block."""
+    raw = _decompressor().decompress(payload, max_output_size=BLOCK_TOKENS * 4)
     if codec == DEFAULT_CODEC:
-        return np.frombuffer(raw, np.uint8).reshape(4, -1).T.copy().view(_LITTLE_FLOAT32).reshape(-1)
+        return _unshuffle(raw, offsets)
     if codec == EXACT_CODEC:
-        return np.frombuffer(raw, _LITTLE_FLOAT32)
+        values: FloatArray = np.frombuffer(raw, _LITTLE_FLOAT32)
+        return values if offsets is None else values[offsets]
     raise InvalidInput(f"loss codec {codec!r} is not known; use one of {', '.join(CODECS)}")
 
 
@@ -61,18 +67,38 @@ def round_mantissa(values: FloatArray) -> FloatArray:
     NaN and infinities stay what they are; the largest finite values are cut instead of becoming infinite.
     """
     bits = np.ascontiguousarray(values, _LITTLE_FLOAT32).view(np.uint32)
-    half = np.uint32((1 << (_DROPPED_BITS - 1)) - 1)
-    odd = (bits >> np.uint32(_DROPPED_BITS)) & np.uint32(1)
-    mask = np.uint32(0xFFFFFFFF << _DROPPED_BITS & 0xFFFFFFFF)
-    rounded = ((bits + half + odd) & mask).view(_LITTLE_FLOAT32)
-    finite = np.isfinite(values)
-    cut = (bits & mask).view(_LITTLE_FLOAT32)
-    return np.where(finite, np.where(np.isfinite(rounded), rounded, cut), values)
+    rounded = bits >> np.uint32(_DROPPED_BITS)
+    rounded &= np.uint32(1)  # a tie goes up where the last bit that is kept is odd
+    rounded += bits
+    rounded += np.uint32((1 << (_DROPPED_BITS - 1)) - 1)
+    rounded &= _KEPT_BITS
+    magnitude = bits & np.uint32(0x7FFFFFFF)
+    if int(magnitude.max(initial=0)) >= _LARGEST:
+        rounded = np.where(magnitude >= _INFINITY, bits, np.where(magnitude >= _LARGEST, bits & _KEPT_BITS, rounded))
+    return rounded.view(_LITTLE_FLOAT32)
 
 
 def _shuffle(block: FloatArray) -> bytes:
     """Bytes regrouped by significance: equal exponents lie side by side and compress."""
     return np.ascontiguousarray(block.view(np.uint8).reshape(-1, 4).T).tobytes()
+
+
+def _unshuffle(raw: bytes, offsets: npt.NDArray[np.int64] | None) -> FloatArray:
+    """The inverse of `_shuffle`, for all values or those at `offsets`; four strided copies beat one transposed one."""
+    planes = np.frombuffer(raw, np.uint8).reshape(4, -1)
+    planes = planes if offsets is None else planes[:, offsets]
+    by_value = np.empty((planes.shape[1], 4), np.uint8)
+    for significance in range(4):
+        by_value[:, significance] = planes[significance]
+    return by_value.view(_LITTLE_FLOAT32).reshape(-1)
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    """This thread's own: making one costs a third of a block, and two threads must not share one."""
+    if not hasattr(_of_thread, "decompressor"):
+        _of_thread.decompressor = zstandard.ZstdDecompressor()
+    found: zstandard.ZstdDecompressor = _of_thread.decompressor
+    return found
 
 
 def pack(values: npt.ArrayLike, dtype: str) -> bytes:

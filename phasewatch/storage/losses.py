@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID
 
 import numpy as np
@@ -30,6 +31,9 @@ from phasewatch.storage.runs import get_run, get_segment, is_visible, note_step,
 from phasewatch.storage.schema import LossBlock, LossSlice, SliceRow, utc_now
 
 IntArray = npt.NDArray[np.int64]
+
+_PAYLOADS_TOGETHER = 2_000
+_STEPS_NAMED = 100  # more are asked for as a range, and those between that are not wanted are passed over
 
 
 @dataclass(frozen=True)
@@ -154,16 +158,31 @@ def loss_history(
     part = get_run_slice(session, run_id, slice_name)
     n_values = part.n_sequences * (part.n_tokens - 1)
     wanted = np.arange(n_values) if tokens is None else _checked_tokens(tokens, n_values, slice_name)
-    headers = list_loss_slices(session, run_id, slice_name)
-    if steps is not None:
-        chosen = set(np.asarray(steps).reshape(-1).tolist())
-        headers = [header for header in headers if header.step in chosen]
+    chosen = None if steps is None else set(np.asarray(steps).reshape(-1).tolist())
+    headers = _headers(session, run_id, part.id, chosen)
     values = np.full((len(headers), wanted.size), np.nan, np.float32)
-    for block, columns in _columns_by_block(wanted):
-        offsets = wanted[columns] - block * BLOCK_TOKENS
-        for row, decoded in _read_block(session, headers, part.id, block):
-            values[row, columns] = decoded[offsets]
+    columns = dict(_columns_by_block(wanted))
+    for row, block, payload in _payloads(session, part.id, headers, list(columns)):
+        offsets = wanted[columns[block]] - block * BLOCK_TOKENS
+        whole = len(offsets) == BLOCK_TOKENS and tokens is None
+        values[row, columns[block]] = decode_block(payload, headers[row].codec, None if whole else offsets)
     return LossHistory(np.array([header.step for header in headers], np.int64), wanted, values)
+
+
+class _Header(NamedTuple):
+    """Where the blocks of one step lie, and how to read them."""
+
+    segment_id: int
+    step: int
+    codec: str
+
+
+def _headers(session: Session, run_id: UUID, slice_id: int, chosen: set[int] | None) -> list[_Header]:
+    """Of every visible loss slice, by step; of the `chosen` steps where these are given."""
+    visible = is_visible(visible_stretches(session, run_id), LossSlice.segment_id, LossSlice.step)
+    query = select(LossSlice.segment_id, LossSlice.step, LossSlice.codec).where(LossSlice.slice_id == slice_id, visible)
+    found = (_Header(*row) for row in session.execute(query.order_by(LossSlice.step)))
+    return [header for header in found if chosen is None or header.step in chosen]
 
 
 def _checked_tokens(tokens: npt.ArrayLike, n_values: int, slice_name: str) -> IntArray:
@@ -185,20 +204,27 @@ def _columns_by_block(wanted: IntArray) -> Iterator[tuple[int, slice | IntArray]
             yield int(blocks[columns[0]]), slice(int(columns[0]), int(columns[-1]) + 1) if rising else columns
 
 
-def _read_block(
-    session: Session, headers: Sequence[LossSlice], slice_id: int, block: int
-) -> Iterator[tuple[int, FloatArray]]:
-    """(row, values) of one block at every header's step, rows numbered as the headers are."""
-    rows = {(header.segment_id, header.step): (row, header.codec) for row, header in enumerate(headers)}
+def _payloads(
+    session: Session, slice_id: int, headers: Sequence[_Header], blocks: Sequence[int]
+) -> Iterator[tuple[int, int, bytes]]:
+    """(row, block, payload) of these blocks at every header's step, rows numbered as the headers are.
+
+    A statement brings some 40 MB at most: blocks are asked for together, as many as that allows.
+    """
+    rows = {(header.segment_id, header.step): row for row, header in enumerate(headers)}
     for segment_id in sorted({header.segment_id for header in headers}):
-        own = [header.step for header in headers if header.segment_id == segment_id]
-        query = select(LossBlock.step, LossBlock.payload).where(
-            LossBlock.segment_id == segment_id,
-            LossBlock.slice_id == slice_id,
-            LossBlock.block == block,
-            LossBlock.step.between(own[0], own[-1]),
-        )
-        for step, payload in session.execute(query):
-            if (segment_id, step) in rows:
-                row, codec = rows[segment_id, step]
-                yield row, decode_block(payload, codec)
+        steps = [header.step for header in headers if header.segment_id == segment_id]
+        at_steps = LossBlock.step.between(steps[0], steps[-1])
+        if len(steps) <= _STEPS_NAMED:
+            at_steps = LossBlock.step.in_(steps)
+        n_together = max(1, _PAYLOADS_TOGETHER // len(steps))
+        for first in range(0, len(blocks), n_together):
+            query = select(LossBlock.step, LossBlock.block, LossBlock.payload).where(
+                LossBlock.segment_id == segment_id,
+                LossBlock.slice_id == slice_id,
+                LossBlock.block.in_(blocks[first : first + n_together]),
+                at_steps,
+            )
+            for step, block, payload in session.execute(query):
+                if (segment_id, step) in rows:
+                    yield rows[segment_id, step], block, payload

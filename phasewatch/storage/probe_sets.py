@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, undefer
 
 from phasewatch.errors import NotFound
 from phasewatch.probes import Layout, ProbeSet, Slice
@@ -58,7 +58,7 @@ def list_probe_sets(session: Session, *, after: str | None = None, limit: int = 
 
 
 def list_slices(session: Session, probe_set_id: str) -> Sequence[SliceRow]:
-    """The slices of a probe set by name, token ids still packed."""
+    """The slices of a probe set by name; token ids are loaded, packed, when they are asked for."""
     return session.scalars(select(SliceRow).where(SliceRow.probe_set_id == probe_set_id).order_by(SliceRow.name)).all()
 
 
@@ -67,7 +67,9 @@ def load_probe_set(session: Session, probe_set_id: str) -> ProbeSet:
     row = get_probe_set_row(session, probe_set_id)
     slices = {
         part.name: Slice(unpack(part.tokens, "<i4", (part.n_sequences, part.n_tokens)), Layout.from_dict(part.layout))
-        for part in list_slices(session, probe_set_id)
+        for part in session.scalars(
+            select(SliceRow).where(SliceRow.probe_set_id == probe_set_id).options(undefer(SliceRow.tokens))
+        )
     }
     pieces = tuple(row.pieces) if row.pieces is not None else None
     return ProbeSet(slices=slices, absent=row.absent, vocab_size=row.vocab_size, pieces=pieces)

@@ -236,18 +236,20 @@ def open_segment(session: Session, run_id: UUID, from_step: int) -> Segment:
 
 def list_segments(session: Session, run_id: UUID) -> Sequence[Segment]:
     """The run's segments, oldest first."""
-    get_run(session, run_id)
-    return session.scalars(select(Segment).where(Segment.run_id == run_id).order_by(Segment.number)).all()
+    segments = session.scalars(select(Segment).where(Segment.run_id == run_id).order_by(Segment.number)).all()
+    if not segments:  # every run has one
+        get_run(session, run_id)
+    return segments
 
 
 def get_segment(session: Session, run_id: UUID, number: int | None = None) -> Segment:
     """Segment `number` of a run, by default the newest; raises NotFound."""
-    get_run(session, run_id)
     query = select(Segment).where(Segment.run_id == run_id).order_by(Segment.number.desc()).limit(1)
     if number is not None:
         query = query.where(Segment.number == min(number, MAX_INTEGER))
     segment = session.scalars(query).first()
     if segment is None:
+        get_run(session, run_id)
         raise NotFound(f"run {run_id} has no segment {number}; GET /api/v1/runs/{run_id}/segments lists them")
     return segment
 

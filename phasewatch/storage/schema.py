@@ -132,7 +132,7 @@ class SliceRow(Base):
     n_sequences: Mapped[int]
     n_tokens: Mapped[int]
     layout: Mapped[dict[str, Any]]
-    tokens: Mapped[bytes]
+    tokens: Mapped[bytes] = mapped_column(deferred=True)  # megabytes, and most who ask for a slice want its shape
 
 
 class Run(Base):
