@@ -36,8 +36,21 @@ from server.routes import (
 from server.settings import Settings
 
 PREFIX = "/api/v1"
-_ROUTES = (runs, probe_sets, losses, checkpoints, series, measures, phase_changes, jobs, monitors, events, health)
+_MODULES = (runs, probe_sets, losses, checkpoints, series, measures, phase_changes, jobs, monitors, events, health)
 _bearer = HTTPBearer(auto_error=False, description="a token of this server; needed as soon as there is one")
+
+
+def _assemble() -> APIRouter:
+    api = APIRouter(prefix=PREFIX, dependencies=[Depends(_bearer)])
+    for module in _MODULES:
+        api.include_router(module.router)
+    whole = APIRouter()
+    whole.include_router(api)
+    whole.include_router(pages.router)
+    return whole
+
+
+_ROUTER = _assemble()  # once: routes know nothing of the application that a request comes to
 
 
 def create_app(settings: Settings, database: Database, artifacts: Artifacts) -> FastAPI:
@@ -51,13 +64,9 @@ def create_app(settings: Settings, database: Database, artifacts: Artifacts) -> 
         redoc_url=None,
         redirect_slashes=False,
         lifespan=_lifespan,
+        routes=list(_ROUTER.routes),
     )
     app.state.service = service
-    api = APIRouter(prefix=PREFIX, dependencies=[Depends(_bearer)])
-    for module in _ROUTES:
-        api.include_router(module.router)
-    app.include_router(api)
-    app.include_router(pages.router)
     pages.mount_static(app)
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
