@@ -40,16 +40,16 @@ class TestWithoutTokens:
     ) -> None:
         assert sqlite_client.get(RUNS, headers={"Host": host}).status_code == 200
 
-    @pytest.mark.parametrize("path", [RUNS, "/", "/api/v1/health", "/static/page.js", "/openapi.json", "/nowhere"])
     @pytest.mark.parametrize(
         "host", ["evil.example", "localhost.evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "[::1"]
     )
     def test_another_name_is_refused_everywhere(
-        self, sqlite_database: Database, sqlite_client: TestClient, host: str, path: str
+        self, sqlite_database: Database, sqlite_client: TestClient, host: str
     ) -> None:
-        answer = sqlite_client.get(path, headers={"Host": host})
-        assert answer.status_code == 403
-        assert answer.json()["type"] == "urn:phasewatch:forbidden"
+        for path in (RUNS, "/", "/api/v1/health", "/static/page.js", "/openapi.json", "/nowhere"):
+            answer = sqlite_client.get(path, headers={"Host": host})
+            assert answer.status_code == 403, path
+            assert answer.json()["type"] == "urn:phasewatch:forbidden"
 
     def test_the_allowed_names_are_a_setting(self, sqlite_database: Database, make_client: MakeClient) -> None:
         client = make_client(sqlite_database, allowed_hosts="Lab.Example, localhost")
