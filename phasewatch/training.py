@@ -101,10 +101,10 @@ class OptimizerConfig(_Section):
 
     name: Literal["adamw"] = "adamw"
     learning_rate: float = Field(default=0.01, gt=0, le=100)
-    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    betas: tuple[Fraction, Fraction] = (0.9, 0.99)
     epsilon: float = Field(default=1e-8, gt=0, le=1)
     weight_decay: float = Field(default=0.01, ge=0, le=100, description="not on position biases and smear weights")
-    warmup_steps: int = Field(default=50, ge=0, le=1_000_000_000)
+    warmup_steps: int = Field(default=20, ge=0, le=1_000_000_000)
     clip: float = Field(default=1.0, ge=0, description="largest norm of the whole gradient; 0 for no limit")
     schedule: Literal["constant", "linear", "cosine"] = Field(
         default="constant", description="after the warm-up; linear and cosine end at zero with the last step"
