@@ -22,7 +22,7 @@ demo: install
 	$(BIN)/python examples/demo.py --seed $(SEED)
 
 test: install browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 browser: install
 	$(BIN)/python tests/browser.py
