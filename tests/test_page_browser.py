@@ -6,9 +6,12 @@ Every test fails on an error in the console and on a request to another host.
 from __future__ import annotations
 
 import math
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from uuid import UUID
 
 import numpy as np
@@ -24,6 +27,8 @@ from phasewatch.storage.database import Database
 from phasewatch.storage.losses import put_losses
 from phasewatch.storage.measurements import StoredMeasurement, put_measurements
 from phasewatch.storage.phase_changes import store_scan
+from phasewatch.storage.probe_sets import put_probe_set
+from phasewatch.storage.runs import NewRun, create_run, set_probe_set
 from phasewatch.storage.series import put_series
 from tests.browser import find_browser
 from tests.conftest import MakeRun, make_probes
@@ -94,10 +99,39 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
+@pytest.fixture(scope="module")
+def recorded(scratch: Path, sqlite_template: Path) -> Iterator[tuple[Path, UUID]]:
+    """A SQLite file with a run that learned induction, with everything the page shows, and the run's id."""
+    folder = Path(tempfile.mkdtemp(dir=scratch))
+    file = Path(shutil.copyfile(sqlite_template, folder / "recorded.db"))
+    database, probes = Database(f"sqlite:///{file}"), make_probes(4, 17)
+    with database.transaction() as session:
+        run = create_run(session, NewRun("two layers", tags=("demo",)))[0].id
+        put_probe_set(session, probes)
+        set_probe_set(session, run, probes.sha256)
+        for step in STEPS:
+            record(session, run, step)
+        store_scan(session, run, [EARLY, INDUCTION], STEPS, detector_version=1, ended=True, slice_name="text")
+    database.close()
+    yield file, run
+    shutil.rmtree(folder)
+
+
 @pytest.fixture
-def database(sqlite_database: Database) -> Database:
-    """The test's database, under the name that the factories look for."""
-    return sqlite_database
+def run(recorded: tuple[Path, UUID]) -> UUID:
+    """The recorded run; a test that takes it has it in its database."""
+    return recorded[1]
+
+
+@pytest.fixture
+def database(
+    request: pytest.FixtureRequest, tmp_path: Path, sqlite_template: Path, recorded: tuple[Path, UUID]
+) -> Iterator[Database]:
+    """The test's own database: with the recorded run where the test takes `run`, else empty."""
+    source = recorded[0] if "run" in request.fixturenames else sqlite_template
+    opened = Database(f"sqlite:///{shutil.copyfile(source, tmp_path / 'phasewatch.db')}")
+    yield opened
+    opened.close()
 
 
 @pytest.fixture
@@ -128,17 +162,6 @@ def visit(browser: Browser, app: FastAPI) -> Iterator[Watched]:
     with visiting(browser, app) as watched:
         yield watched
     assert watched.errors == []
-
-
-@pytest.fixture
-def run(database: Database, make_run: MakeRun) -> UUID:
-    """A run that learned induction, with everything the page shows."""
-    run = make_run(name="two layers", probes=make_probes(4, 17), tags=("demo",))
-    with database.transaction() as session:
-        for step in STEPS:
-            record(session, run, step)
-        store_scan(session, run, [EARLY, INDUCTION], STEPS, detector_version=1, ended=True, slice_name="text")
-    return run
 
 
 def record(session: Session, run: UUID, step: int) -> None:
