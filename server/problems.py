@@ -139,10 +139,11 @@ def problem(
 def problem_of(error: Exception) -> Response:
     """The answer to an error of the table."""
     status = status_of(error)
+    if isinstance(error, sql.SQLAlchemyError):
+        logger.warning("answered %d: %s", status, getattr(error, "orig", error))  # not its values, which are the users'
+        return problem(status, _DATABASE_DETAIL[status])
     if status == 503:
         logger.warning("answered 503: %s", error)
-    if isinstance(error, sql.SQLAlchemyError):
-        return problem(status, _DATABASE_DETAIL[status])
     return problem(status, str(error) or _title(status))
 
 

@@ -289,6 +289,9 @@ def test_the_pointer_reads_values_off_a_curve(visit: Watched, run: UUID) -> None
     page.mouse.move(step_to_x(page.locator("#icl"))(400), box["y"] + 50)
     value = -0.4 / (1 + math.exp(-(400 - 275) / 40))
     expect(page.locator("#icl .readout")).to_have_text(f"step 400: score {value:.3f} nats")
+    page.locator("#measure").dispatch_event("change")  # a redraw, as every event brings one
+    page.wait_for_timeout(300)
+    expect(page.locator("#icl .readout")).to_have_text(f"step 400: score {value:.3f} nats")
 
 
 def test_what_happens_appears_without_a_reload(

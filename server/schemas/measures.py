@@ -13,7 +13,7 @@ from phasewatch.storage.measurements import MeasureHistory, StoredMeasurement
 from server.schemas.values import FiniteNumber, Nested, StepNumber, from_array, to_array
 
 Excess = Literal["chance", "initial"]
-MeasureLabel = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:+-]{0,199}$")]
+MeasureLabel = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:,=@+-]{0,199}$")]
 
 
 class MeasurementCreate(BaseModel):

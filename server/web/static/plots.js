@@ -90,23 +90,28 @@ function frame(figure, { steps, height, changes, label, outlined = false }) {
   inner.append(shape("text", { x: width, y: height + 31, "text-anchor": "end" }, "training step"));
   svg.append(inner);
   plot.append(svg);
-  return { plot, svg, inner, x, width, height };
+  return { figure, plot, svg, inner, x, width, height };
 }
 
+const pointers = new WeakMap(); // figure -> the last pointer event, which outlives a redraw
+
 // What the pointer is over, in words below the plot.
-function follow({ plot, svg, inner, x, width, height }, describe) {
+function follow({ figure, plot, svg, inner, x, width, height }, describe) {
   const cursor = shape("line", { class: "cursor", y1: 0, y2: height, visibility: "hidden" });
   const words = element("div", { class: "readout" });
   inner.append(cursor);
   plot.append(words);
-  svg.addEventListener("pointermove", (event) => {
+  const show = (event) => {
+    pointers.set(figure, event);
     const box = svg.getBoundingClientRect();
     const [left, top] = [event.clientX - box.left - MARGIN.left, event.clientY - box.top - MARGIN.top];
     const found = left < 0 || left > width || top < 0 || top > height ? null : describe(x.step(left), top);
     cursor.setAttribute("visibility", found ? "visible" : "hidden");
     words.textContent = found ? found.text : "";
     if (found) fill(cursor, { x1: x(found.step), x2: x(found.step) }, []);
-  });
+  };
+  svg.addEventListener("pointermove", show);
+  if (pointers.has(figure) && figure.matches(":hover")) show(pointers.get(figure));
 }
 
 export const nearest = (steps, wanted) => {
