@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -34,7 +33,6 @@ from tests.processes import N_PROCESSES
 
 POSTGRESQL_VERSION = 16  # the one that docker-compose.yml runs
 _SHARED_MEMORY = Path("/dev/shm")
-_numbers = count()
 
 MakeRun = Callable[..., UUID]
 
@@ -103,7 +101,7 @@ def sqlite_template(scratch: Path) -> Path:
 @pytest.fixture
 def sqlite_url(scratch: Path, sqlite_template: Path) -> Iterator[str]:
     """A migrated, empty SQLite database, for a test to which the kind of database is nothing."""
-    folder = scratch / f"sqlite-{next(_numbers)}"
+    folder = scratch / "sqlite"
     folder.mkdir()
     shutil.copyfile(sqlite_template, folder / "phasewatch.db")
     yield f"sqlite:///{folder / 'phasewatch.db'}"
@@ -113,7 +111,8 @@ def sqlite_url(scratch: Path, sqlite_template: Path) -> Iterator[str]:
 @pytest.fixture
 def postgresql_url(postgresql_server: str, postgresql_template: str) -> Iterator[str]:
     """A migrated, empty PostgreSQL database."""
-    with _postgresql_database(postgresql_server, f"TEMPLATE {postgresql_template} STRATEGY FILE_COPY") as url:
+    options = f"TEMPLATE {postgresql_template} STRATEGY FILE_COPY"
+    with _postgresql_database(postgresql_server, "phasewatch_test", options) as url:
         yield url
 
 
@@ -128,28 +127,37 @@ def database_url(request: pytest.FixtureRequest) -> str:
 def bare_database_url(request: pytest.FixtureRequest, scratch: Path) -> Iterator[str]:
     """A database without any table, on SQLite, then on PostgreSQL."""
     if request.param == "sqlite":
-        folder = scratch / f"sqlite-{next(_numbers)}"
+        folder = scratch / "bare"
         yield f"sqlite:///{folder / 'bare.db'}"
         shutil.rmtree(folder, ignore_errors=True)
     else:
-        with _postgresql_database(request.getfixturevalue("postgresql_server"), "TEMPLATE template0") as url:
+        server = request.getfixturevalue("postgresql_server")
+        with _postgresql_database(server, "phasewatch_bare", "TEMPLATE template0") as url:
             yield url
 
 
+@pytest.fixture(scope="session")
+def opened() -> dict[str, Database]:
+    """Databases by URL. A new one would compile every statement anew, which costs more than most tests."""
+    return {}
+
+
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
+def database(database_url: str, opened: dict[str, Database]) -> Iterator[Database]:
     """A migrated, empty database on SQLite, then on PostgreSQL, opened."""
-    opened = Database(database_url)
-    yield opened
-    opened.close()
+    yield from _open(database_url, opened)
 
 
 @pytest.fixture
-def sqlite_database(sqlite_url: str) -> Iterator[Database]:
+def sqlite_database(sqlite_url: str, opened: dict[str, Database]) -> Iterator[Database]:
     """A migrated, empty SQLite database, opened."""
-    opened = Database(sqlite_url)
-    yield opened
-    opened.close()
+    yield from _open(sqlite_url, opened)
+
+
+def _open(url: str, opened: dict[str, Database]) -> Iterator[Database]:
+    database = opened.get(url) or opened.setdefault(url, Database(url))
+    yield database
+    database.close()  # its connections; it opens new ones when it is used again
 
 
 @pytest.fixture
@@ -185,9 +193,8 @@ def make_probes(n_sequences: int = 2, n_tokens: int = 9, *, name: str = "text", 
 
 
 @contextmanager
-def _postgresql_database(server: str, options: str) -> Iterator[str]:
+def _postgresql_database(server: str, name: str, options: str) -> Iterator[str]:
     """The URL of a new database, dropped at the end whoever is still connected."""
-    name = f"test_{next(_numbers)}"
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} {options}")
         yield _in_database(server, name)

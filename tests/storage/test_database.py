@@ -268,24 +268,22 @@ class TestOddValues:
         with database.reading() as session:
             return get_run(session, run.id)
 
-    @pytest.mark.parametrize("name", ["", "a\x00b", "half \ud83d", "x" * 201])
-    def test_a_name_that_cannot_be_kept_is_refused(self, database: Database, name: str) -> None:
-        with pytest.raises(InvalidInput, match="run name"):
-            self.put(database, name=name)
-        with pytest.raises(InvalidInput, match="tag"):
-            self.put(database, tags=(name,))
+    def test_a_name_that_cannot_be_kept_is_refused(self, database: Database) -> None:
+        for name in ["", "a\x00b", "half \ud83d", "x" * 201]:
+            with pytest.raises(InvalidInput, match="run name"):
+                self.put(database, name=name)
+            with pytest.raises(InvalidInput, match="tag"):
+                self.put(database, tags=(name,))
 
-    @pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {1, 2}])
-    def test_a_config_that_json_cannot_hold_is_refused(self, database: Database, value: object) -> None:
-        with pytest.raises(InvalidInput, match="config cannot be kept as JSON"):
-            self.put(database, config={"x": value})
+    def test_a_config_that_json_cannot_hold_is_refused(self, database: Database) -> None:
+        for value in [float("nan"), float("inf"), object(), {1, 2}]:
+            with pytest.raises(InvalidInput, match="config cannot be kept as JSON"):
+                self.put(database, config={"x": value})
 
-    @pytest.mark.parametrize(
-        "value", ["a\x00b", "half \ud83d", "日本 😀", 2**70, -0.0, 1e308, None, [], {"": {}}, "x" * 100_000]
-    )
-    def test_every_value_of_json_comes_back_as_it_was(self, database: Database, value: object) -> None:
-        config = {"x": value}
-        assert self.put(database, config=config).config == config
+    def test_every_value_of_json_comes_back_as_it_was(self, database: Database) -> None:
+        for value in ["a\x00b", "half \ud83d", "日本 😀", 2**70, -0.0, 1e308, None, [], {"": {}}, "x" * 100_000]:
+            config = {"x": value}
+            assert self.put(database, config=config).config == config
 
     def test_the_same_config_in_python_terms_is_the_same(
         self, database: Database, make_run: Callable[..., Any]

@@ -54,12 +54,12 @@ TABLES: tuple[Any, ...] = (
     SliceRow,
 )
 SHAPE = (100, 200)
-N_STEPS = 6
+N_STEPS = 4
 WEIGHTS = b"w" * 10_000
 
 
 def fill(database: Database, artifacts: Artifacts, run_id: UUID) -> None:
-    """Something of everything, in two segments: 2 × 6 × 20,000 losses, and files of 2 × 10,000 bytes."""
+    """Something of everything, in two segments: 2 × 4 × 20,000 losses, and files of 2 × 10,000 bytes."""
     for segment in range(2):
         with database.transaction() as session:
             if segment:

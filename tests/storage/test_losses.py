@@ -127,17 +127,14 @@ class TestPut:
         with database.reading() as session:
             assert list_loss_slices(session, run_id, "text")[0].mean_nats == pytest.approx(3e38, rel=1e-6)
 
-    @pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f4", "<f8", ">f8"])
-    def test_floats_of_every_width_are_taken(
-        self, database: Database, run_id: UUID, put: Callable[..., bool], dtype: str
-    ) -> None:
-        values = losses().astype(dtype)
-        put(0, values, codec=EXACT_CODEC)
-        np.testing.assert_array_equal(stored(database, run_id, 0), values.astype(np.float32))
+    def test_floats_of_every_width_are_taken(self, database: Database, run_id: UUID, put: Callable[..., bool]) -> None:
+        for step, dtype in enumerate(["<f2", "<f4", ">f4", "<f8", ">f8"]):
+            values = losses().astype(dtype)
+            put(step, values, codec=EXACT_CODEC)
+            np.testing.assert_array_equal(stored(database, run_id, step), values.astype(np.float32))
 
-    @pytest.mark.parametrize(
-        ("values", "said"),
-        [
+    def test_another_shape_or_dtype_is_refused(self, database: Database, put: Callable[..., bool]) -> None:
+        for values, said in [
             (losses(shape=(2, 7)), r"shape \(2, 7\); expected \(2, 8\) or flat \(16,\)"),
             (losses(shape=(8, 2)), r"shape \(8, 2\)"),
             (losses(shape=(1, 16)), r"shape \(1, 16\)"),
@@ -146,19 +143,15 @@ class TestPut:
             (np.zeros((2, 8), np.complex64), "dtype complex64"),
             (np.zeros((2, 8), bool), "dtype bool"),
             (np.zeros((2, 8), np.longdouble), "dtype float128"),
-        ],
-    )
-    def test_another_shape_or_dtype_is_refused(
-        self, database: Database, put: Callable[..., bool], values: npt.NDArray[Any], said: str
-    ) -> None:
-        with pytest.raises(InvalidInput, match=said):
-            put(0, values)
-        assert count(database, LossSlice) == 0
+        ]:
+            with pytest.raises(InvalidInput, match=said):
+                put(0, values)
+            assert count(database, LossSlice) == 0
 
-    @pytest.mark.parametrize("step", [-1, 2**62 + 1, 2**80, 1.0, True])
-    def test_what_is_not_a_step_is_refused(self, put: Callable[..., bool], step: Any) -> None:
-        with pytest.raises(InvalidInput, match="step"):
-            put(step, losses())
+    def test_what_is_not_a_step_is_refused(self, put: Callable[..., bool]) -> None:
+        for step in [-1, 2**62 + 1, 2**80, 1.0, True]:
+            with pytest.raises(InvalidInput, match="step"):
+                put(step, losses())
 
     def test_a_numpy_integer_is_the_same_step(self, database: Database, put: Callable[..., bool]) -> None:
         assert put(np.int64(7), losses()) is True
@@ -249,45 +242,34 @@ class TestHistory:
                 put_losses(session, wide, "text", STEPS[row], values[row], codec=CODECS[row % 2])
         return values
 
-    @pytest.mark.parametrize(
-        "tokens",
-        [
-            pytest.param(None, id="all"),
-            pytest.param([0], id="first"),
-            pytest.param([SHAPE[0] * SHAPE[1] - 1], id="last"),
-            pytest.param([BLOCK_TOKENS - 1, BLOCK_TOKENS], id="either side of a block"),
-            pytest.param([19_000, 5, 8_192, 5, 16_384, 0], id="out of order, one twice"),
-            pytest.param(list(range(8_000, 17_000)), id="range over three blocks"),
-            pytest.param([], id="none"),
-        ],
-    )
-    def test_every_choice_of_tokens(
-        self, database: Database, wide: UUID, matrix: FloatArray, tokens: list[int] | None
-    ) -> None:
-        with database.reading() as session:
-            found = loss_history(session, wide, "text", tokens=tokens)
-        columns = np.arange(matrix.shape[1]) if tokens is None else np.array(tokens, np.int64)
-        assert found.steps.tolist() == list(STEPS)
-        np.testing.assert_array_equal(found.tokens, columns)
-        np.testing.assert_array_equal(found.values, matrix[:, columns])
+    def test_every_choice_of_tokens(self, database: Database, wide: UUID, matrix: FloatArray) -> None:
+        for tokens in [
+            None,
+            [0],
+            [SHAPE[0] * SHAPE[1] - 1],
+            [BLOCK_TOKENS - 1, BLOCK_TOKENS],
+            [19_000, 5, 8_192, 5, 16_384, 0],
+            list(range(8_000, 17_000)),
+            [],
+        ]:
+            with database.reading() as session:
+                found = loss_history(session, wide, "text", tokens=tokens)
+            columns = np.arange(matrix.shape[1]) if tokens is None else np.array(tokens, np.int64)
+            assert found.steps.tolist() == list(STEPS)
+            np.testing.assert_array_equal(found.tokens, columns)
+            np.testing.assert_array_equal(found.values, matrix[:, columns])
 
-    @pytest.mark.parametrize(
-        ("steps", "rows"), [([3, 100], [2, 4]), ([100, 3], [2, 4]), ([7], []), ([], []), ([0, 2**80], [0])]
-    )
-    def test_every_choice_of_steps(
-        self, database: Database, wide: UUID, matrix: FloatArray, steps: list[int], rows: list[int]
-    ) -> None:
-        with database.reading() as session:
-            found = loss_history(session, wide, "text", tokens=[1, 9_000], steps=steps)
-        assert found.steps.tolist() == [STEPS[row] for row in rows]
-        np.testing.assert_array_equal(found.values, matrix[np.ix_(rows, [1, 9_000])])
+    def test_every_choice_of_steps(self, database: Database, wide: UUID, matrix: FloatArray) -> None:
+        for steps, rows in [([3, 100], [2, 4]), ([100, 3], [2, 4]), ([7], []), ([], []), ([0, 2**80], [0])]:
+            with database.reading() as session:
+                found = loss_history(session, wide, "text", tokens=[1, 9_000], steps=steps)
+            assert found.steps.tolist() == [STEPS[row] for row in rows]
+            np.testing.assert_array_equal(found.values, matrix[np.ix_(rows, [1, 9_000])])
 
-    @pytest.mark.parametrize("tokens", [[-1], [19_200], [0, 2**80]])
-    def test_a_token_the_slice_does_not_have_is_refused(
-        self, database: Database, wide: UUID, tokens: list[int]
-    ) -> None:
-        with database.reading() as session, pytest.raises(InvalidInput, match="has tokens 0 to 19199"):
-            loss_history(session, wide, "text", tokens=tokens)
+    def test_a_token_the_slice_does_not_have_is_refused(self, database: Database, wide: UUID) -> None:
+        for tokens in [[-1], [19_200], [0, 2**80]]:
+            with database.reading() as session, pytest.raises(InvalidInput, match="has tokens 0 to 19199"):
+                loss_history(session, wide, "text", tokens=tokens)
 
     def test_nothing_recorded_is_an_empty_history(self, database: Database, wide: UUID) -> None:
         with database.reading() as session:

@@ -126,24 +126,22 @@ class TestStatus:
         ("resume", ("paused", "failed", "cancelled"), "queued"),
     )
 
-    @pytest.mark.parametrize(("action", "sources", "target"), ALLOWED)
-    @pytest.mark.parametrize("status", get_args(RunStatus))
-    def test_what_may_be_asked_in_which_status(
-        self, database: Database, make_run: MakeRun, action: str, sources: tuple[str, ...], target: str, status: Any
-    ) -> None:
-        run_id = make_run(training={})
-        with database.transaction() as session:
-            set_status(session, get_run(session, run_id), status)
-        if status in (*sources, target):
-            with database.transaction() as session:
-                assert request_status(session, run_id, action).status == target
-        else:
-            with (
-                pytest.raises(Conflict, match=f"is {status}; {action} needs one of"),
-                database.transaction() as session,
-            ):
-                request_status(session, run_id, action)
-            assert read(database, run_id).status == status
+    def test_what_may_be_asked_in_which_status(self, database: Database, make_run: MakeRun) -> None:
+        for action, sources, target in self.ALLOWED:
+            for status in get_args(RunStatus):
+                run_id = make_run(training={})
+                with database.transaction() as session:
+                    set_status(session, get_run(session, run_id), status)
+                if status in (*sources, target):
+                    with database.transaction() as session:
+                        assert request_status(session, run_id, action).status == target
+                else:
+                    with (
+                        pytest.raises(Conflict, match=f"is {status}; {action} needs one of"),
+                        database.transaction() as session,
+                    ):
+                        request_status(session, run_id, action)
+                    assert read(database, run_id).status == status
 
     def test_a_recorded_run_that_resumes_is_running(self, database: Database, make_run: MakeRun) -> None:
         run_id = make_run()

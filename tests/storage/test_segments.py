@@ -42,28 +42,28 @@ def expected(from_steps: tuple[int, ...]) -> dict[int, int]:
     return {step: max(number for number, start in enumerate(starts) if start <= step) for step in STEPS}
 
 
+ORDERS: tuple[tuple[int, ...], ...] = (
+    (),
+    (20,),
+    (20, 30),  # a later one after it
+    (30, 20),  # an earlier one after it
+    (20, 20),
+    (0,),  # from the beginning
+    (30, 0, 20),
+    (15, 35, 25, 5),  # between steps
+    (10, 40, 20, 30),
+)
+
+
 class TestVisible:
-    @pytest.mark.parametrize(
-        "from_steps",
-        [
-            pytest.param((), id="no resume"),
-            pytest.param((20,), id="one"),
-            pytest.param((20, 30), id="a later one after it"),
-            pytest.param((30, 20), id="an earlier one after it"),
-            pytest.param((20, 20), id="the same step twice"),
-            pytest.param((0,), id="from the beginning"),
-            pytest.param((30, 0, 20), id="from the beginning, then later"),
-            pytest.param((15, 35, 25, 5), id="between steps"),
-            pytest.param((10, 40, 20, 30), id="back and forth"),
-        ],
-    )
-    def test_every_order_of_resumes(self, database: Database, make_run: MakeRun, from_steps: tuple[int, ...]) -> None:
-        run_id = make_run()
-        with database.transaction() as session:
-            put_series(session, run_id, {step: {"segment": 0} for step in STEPS})
-        numbers = [resume(database, run_id, from_step) for from_step in from_steps]
-        assert numbers == list(range(1, len(from_steps) + 1))
-        assert visible(database, run_id) == expected(from_steps)
+    def test_every_order_of_resumes(self, database: Database, make_run: MakeRun) -> None:
+        for from_steps in ORDERS:
+            run_id = make_run()
+            with database.transaction() as session:
+                put_series(session, run_id, {step: {"segment": 0} for step in STEPS})
+            numbers = [resume(database, run_id, from_step) for from_step in from_steps]
+            assert numbers == list(range(1, len(from_steps) + 1))
+            assert visible(database, run_id) == expected(from_steps)
 
     def test_random_orders(self, sqlite_database: Database, make_run: MakeRun) -> None:
         rng = np.random.default_rng(0)
@@ -115,17 +115,20 @@ class TestOpen:
             assert get_segment(session, run_id).from_step == 10
             assert get_segment(session, run_id, 1).from_step == 30
 
-    @pytest.mark.parametrize("number", [-1, 2, 2**31, 2**70])
-    def test_an_unknown_one_is_named(self, database: Database, make_run: MakeRun, number: int) -> None:
+    def test_an_unknown_one_is_named(self, database: Database, make_run: MakeRun) -> None:
         run_id = make_run()
-        with database.reading() as session, pytest.raises(NotFound, match=f"run {run_id} has no segment {number}"):
-            get_segment(session, run_id, number)
+        for number in [-1, 2, 2**31, 2**70]:
+            with database.reading() as session, pytest.raises(NotFound, match=f"run {run_id} has no segment {number}"):
+                get_segment(session, run_id, number)
 
-    @pytest.mark.parametrize("from_step", [-1, 2**63])
-    def test_what_is_not_a_step_is_refused(self, database: Database, make_run: MakeRun, from_step: int) -> None:
+    def test_what_is_not_a_step_is_refused(self, database: Database, make_run: MakeRun) -> None:
         run_id = make_run()
-        with database.transaction() as session, pytest.raises(InvalidInput, match=f"step {from_step} is out of range"):
-            open_segment(session, run_id, from_step)
+        for from_step in [-1, 2**63]:
+            with (
+                database.transaction() as session,
+                pytest.raises(InvalidInput, match=f"step {from_step} is out of range"),
+            ):
+                open_segment(session, run_id, from_step)
 
     def test_writes_before_its_first_step_are_refused(self, database: Database, make_run: MakeRun) -> None:
         run_id = make_run(probes=make_probes())
@@ -147,16 +150,12 @@ class TestOpen:
         with ThreadPoolExecutor(8) as pool:
             assert sorted(pool.map(open_one, range(8))) == list(range(1, 9))
 
-    @pytest.mark.parametrize(
-        ("recorded", "from_step", "last"), [(30, 20, 19), (10, 20, 10), (30, 0, None), (None, 20, None)]
-    )
-    def test_the_runs_newest_step_is_one_that_is_still_shown(
-        self, database: Database, make_run: MakeRun, recorded: int | None, from_step: int, last: int | None
-    ) -> None:
-        run_id = make_run()
-        with database.transaction() as session:
-            if recorded is not None:
-                put_series(session, run_id, {recorded: {"loss": 1.0}})
-            open_segment(session, run_id, from_step)
-        with database.reading() as session:
-            assert get_run(session, run_id).last_step == last
+    def test_the_runs_newest_step_is_one_that_is_still_shown(self, database: Database, make_run: MakeRun) -> None:
+        for recorded, from_step, last in [(30, 20, 19), (10, 20, 10), (30, 0, None), (None, 20, None)]:
+            run_id = make_run()
+            with database.transaction() as session:
+                if recorded is not None:
+                    put_series(session, run_id, {recorded: {"loss": 1.0}})
+                open_segment(session, run_id, from_step)
+            with database.reading() as session:
+                assert get_run(session, run_id).last_step == last
