@@ -203,7 +203,9 @@ class TestMetrics:
                 recorder.log(step, {"total": total})
         assert [value for _, _, value in server.series] == [1.0, 2.0, 3.0]
 
-    @pytest.mark.parametrize("wrong", [None, "0.5", [1, 2], torch.zeros(2), 1j, object()], ids=str)
+    @pytest.mark.parametrize(
+        "wrong", [None, "0.5", [1, 2], torch.zeros(2), 1j, object()], ids=lambda value: type(value).__name__
+    )
     def test_a_metric_that_is_no_number_costs_only_itself(
         self, server: FakeServer, make: Callable[..., Recorder], caplog: pytest.LogCaptureFixture, wrong: object
     ) -> None:
