@@ -5,7 +5,7 @@ import { drawHeads, drawLines, element } from "./plots.js";
 
 const POLL_MS = 10_000;
 const RETRY_MS = 3_000;
-const QUIET_MS = 400;
+const QUIET_MS = 1_000; // between two refreshes: a training run is never held up by who watches it
 const HEAD_SCORES = ["natural_prefix_matching", "prefix_matching", "previous_token", "duplicate_token", "first_token"];
 
 const byId = (id) => document.getElementById(id);
@@ -63,7 +63,7 @@ async function keepFresh(path, refresh) {
     try {
       await readEvents(path, lastId, () => showLive("live"), (event) => {
         lastId = event.id;
-        refresh();
+        if (event.kind !== "job") refresh(); // what a job found comes as events of its own
       });
     } catch (error) {
       if (error.status === 401) return;
@@ -196,7 +196,10 @@ function runPage(id) {
     byId("icl").hidden = !icl;
     if (icl) drawLines(byId("icl"), { lines: [iclLine(icl)], changes, unit: "nats" });
     byId("heads").hidden = !heads;
-    if (heads) drawHeads(byId("heads"), { history: heads, changes, unit: heads.chance === null ? "" : `(chance ${heads.chance.toFixed(3)})` });
+    if (!heads) return;
+    byId("measure-unit").textContent = heads.unit ?? "";
+    const chance = heads.chance === null ? "" : `(chance ${heads.chance.toFixed(3)})`;
+    drawHeads(byId("heads"), { history: heads, changes, note: chance });
   };
   const refresh = refresher(async () => {
     const run = await get(`/runs/${id}`);
@@ -205,7 +208,9 @@ function runPage(id) {
     showChanges(changes.items);
     const chosen = offerMeasures(measures.items);
     const [lines, icl, heads] = await Promise.all([
-      lossLines(run), measureOrNothing(id, measures.items, "icl_score"), chosen && measureOrNothing(id, measures.items, chosen),
+      lossLines(run),
+      measureOrNothing(id, measures.items, "icl_score"),
+      chosen && measureOrNothing(id, measures.items, chosen),
     ]);
     drawn = { lines, icl, heads, changes: changes.items };
     draw();

@@ -61,8 +61,8 @@ function bands(changes, x, steps, height, outlined) {
     const [start, end] = [x(inside(change.start_step)), x(inside(change.end_step ?? last))];
     const name = change.induction ? "induction" : change.kind;
     const label = `${name}, steps ${change.start_step} to ${change.end_step ?? "…"}`;
-    const band = { class: `band${kind}`, x: start, y: 0, width: Math.max(end - start, 1.5), height, "data-change": change.id };
-    nodes.push(shape("rect", band, shape("title", {}, label)));
+    const place = { x: start, y: 0, width: Math.max(end - start, 1.5), height };
+    nodes.push(shape("rect", { class: `band${kind}`, ...place, "data-change": change.id }, shape("title", {}, label)));
     const middle = x(inside(change.step));
     nodes.push(shape("line", { class: `middle${kind}`, x1: middle, x2: middle, y1: 0, y2: height }));
     if (outlined || end - start < 8 * name.length) continue;
@@ -133,7 +133,8 @@ const number = (value) => (typeof value === "number" ? value : NaN);
 // lines: [{name, kind: "first" | "second", steps, values, low?, high?}]
 export function drawLines(figure, { lines, changes, unit }) {
   const steps = lines.flatMap((line) => line.steps);
-  const values = lines.flatMap((line) => line.values).filter(Number.isFinite);
+  const shown = lines.flatMap((line) => [line.values, line.low ?? [], line.high ?? []]);
+  const values = shown.flat().filter(Number.isFinite);
   if (!values.length) return;
   const space = (Math.max(...values) - Math.min(...values)) * 0.06 || 0.5;
   const [low, high] = [Math.min(...values) - space, Math.max(...values) + space];
@@ -145,9 +146,8 @@ export function drawLines(figure, { lines, changes, unit }) {
   }
   for (const line of [...lines].reverse()) {
     const at = (list) => list.map((value, index) => [drawn.x(line.steps[index]), y(number(value))]);
-    const clip = (value) => Math.min(Math.max(number(value), low), high);
     if (line.low) {
-      const around = [...at(line.low.map(clip)), ...at(line.high.map(clip)).reverse()].filter(([, py]) => Number.isFinite(py));
+      const around = [...at(line.low), ...at(line.high).reverse()].filter(([, py]) => Number.isFinite(py));
       drawn.inner.append(shape("path", { class: "interval", d: `${path(around)}Z` }));
     }
     drawn.inner.append(shape("path", { class: `line ${line.kind}`, d: path(at(line.values)), "data-line": line.name }));
@@ -174,7 +174,7 @@ function colour(share) {
 }
 
 // history: {steps, shape: [layers, heads], values: steps × layers × heads}; a row a head, a column a checkpoint
-export function drawHeads(figure, { history, changes, unit }) {
+export function drawHeads(figure, { history, changes, note }) {
   const [layers, heads] = history.shape;
   const rows = [...Array(layers * heads).keys()].map((row) => [Math.floor(row / heads), row % heads]);
   const size = Math.min(Math.max(220 / rows.length, 2), 26);
@@ -203,7 +203,7 @@ export function drawHeads(figure, { history, changes, unit }) {
     if (row % every) return;
     drawn.inner.append(shape("text", { x: -8, y: (row + 0.5) * size + 4, "text-anchor": "end" }, `L${layer} H${head}`));
   });
-  drawn.plot.append(scaleBar(low, high, unit));
+  drawn.plot.append(scaleBar(low, high, note));
   follow(drawn, (wanted, top) => {
     const index = nearest(history.steps, wanted);
     const [layer, head] = rows[Math.min(Math.floor(top / size), rows.length - 1)];
@@ -213,14 +213,14 @@ export function drawHeads(figure, { history, changes, unit }) {
   });
 }
 
-function scaleBar(low, high, unit) {
+function scaleBar(low, high, note) {
   const stops = VIRIDIS.map((_, index) => [index / (VIRIDIS.length - 1), VIRIDIS[index]]);
   const bar = shape("svg", { class: "bar", viewBox: "0 0 320 28", height: 28, role: "img", "aria-label": "Colour scale" });
   const ramp = shape("linearGradient", { id: "viridis" });
   ramp.append(...stops.map(([offset, stop]) => shape("stop", { offset, "stop-color": stop })));
   bar.append(shape("defs", {}, ramp), shape("rect", { x: 64, y: 6, width: 160, height: 10, fill: "url(#viridis)" }));
   bar.append(shape("text", { x: 60, y: 15, "text-anchor": "end" }, low.toFixed(2)));
-  bar.append(shape("text", { x: 230, y: 15 }, `${high.toFixed(2)} ${unit}`));
+  bar.append(shape("text", { x: 230, y: 15 }, `${high.toFixed(2)} ${note}`));
   bar.style.maxWidth = "320px";
   return bar;
 }
