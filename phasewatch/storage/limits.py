@@ -23,9 +23,12 @@ def checked_step(step: SupportsIndex, first: int = 0, segment: int | None = None
 
     Raises InvalidInput outside [first, MAX_STEP]; `segment` is the number of the segment that begins at `first`.
     """
-    if isinstance(step, bool) or not hasattr(step, "__index__"):
+    try:
+        number = operator.index(step)
+    except TypeError:
+        number = None
+    if number is None or isinstance(step, bool):
         raise InvalidInput(f"step {step!r} is a {type(step).__name__}; give a whole number of optimizer steps")
-    number = operator.index(step)
     if not 0 <= number <= MAX_STEP:
         raise InvalidInput(f"step {number} is out of range; give a number from 0 to {MAX_STEP}")
     if number < first:

@@ -27,14 +27,17 @@ from phasewatch.storage.jobs import (
     finish_job,
     get_job,
     give_back_jobs,
+    has_claimable,
     has_open_job,
     insert_firing,
     last_firing,
     last_tick,
+    list_firings,
     list_jobs,
     list_monitors,
     note_tick,
     retry_job,
+    trim_firings,
 )
 from phasewatch.storage.measurements import StoredMeasurement, list_measures, put_measurements
 from phasewatch.storage.schema import Firing, Job, JobState, Monitor, Scheduler, utc_now
@@ -133,6 +136,22 @@ class TestClaim:
         assert all(claimed)
         with database.reading() as session:
             assert Counter(job.state for job in list_jobs(session, limit=500)) == {"done": 200}
+
+    def test_an_idle_worker_knows_without_claiming(self, database: Database) -> None:
+        def claimable() -> bool:
+            with database.reading() as session:
+                return has_claimable(session)
+
+        assert not claimable()
+        (job_id,) = queue(database, "a")
+        assert claimable()
+        claim(database, "worker")
+        assert not claimable()
+        fail(database, job_id, "worker")
+        assert not claimable()  # before its back-off is over
+        forget_back_off(database)
+        claim(database, "worker", lease_s=EXPIRED_S)
+        assert claimable()
 
     def test_a_claimed_job_is_held_and_counted(self, database: Database) -> None:
         (job_id,) = queue(database, "a")
@@ -397,6 +416,32 @@ class TestFirings:
             session.execute(delete(Monitor).where(Monitor.id == monitor))
         with database.reading() as session:
             assert [job.firing_id for job in list_jobs(session)] == [None]
+
+
+class TestFiringsKept:
+    def test_newest_first_in_pages(self, database: Database) -> None:
+        with database.transaction() as session:
+            ids = [insert_firing(session, 1, DUE + timedelta(seconds=number)) for number in range(4)]
+        with database.reading() as session:
+            page = [firing.id for firing in list_firings(session, 1, limit=3)]
+            rest = [firing.id for firing in list_firings(session, 1, before=page[-1])]
+            assert list_firings(session, 2) == []
+            for unknown in (3, 0, 2**70):
+                with pytest.raises(NotFound, match=f"monitor {unknown} does not exist"):
+                    list_firings(session, unknown)
+        assert page + rest == ids[::-1]
+
+    def test_old_ones_that_asked_for_nothing_are_trimmed_but_for_the_newest(self, database: Database) -> None:
+        with database.transaction() as session:
+            ids = [insert_firing(session, monitor, DUE) for monitor in (1, 2)]
+            ids += [insert_firing(session, 1, DUE + timedelta(seconds=number)) for number in (1, 2, 3)]
+            enqueue(session, NewJob(key="a", kind="scan"), ids[2])
+            old = update(Firing).where(Firing.id != ids[4]).values(created_at=utc_now() - timedelta(days=2))
+            session.execute(old)
+        with database.transaction() as session:
+            assert trim_firings(session) == 2
+            left = {firing.id for monitor in (1, 2) for firing in list_firings(session, monitor)}
+        assert left == {ids[1], ids[2], ids[4]}
 
 
 class TestTicks:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from phasewatch.errors import Conflict, NotFound
+from phasewatch.errors import Conflict, InvalidInput, NotFound
 from phasewatch.ids import new_id
 from phasewatch.storage.database import Database
 from phasewatch.storage.losses import put_losses
@@ -19,6 +19,7 @@ from phasewatch.storage.runs import (
     NewRun,
     claim_run,
     create_run,
+    edit_run,
     extend_run_lease,
     get_run,
     list_runs,
@@ -172,6 +173,35 @@ class TestStatus:
             set_status(session, get_run(session, run_id), "completed")
             put_losses(session, run_id, "text", 3, losses())
         assert (read(database, run_id).status, read(database, run_id).last_step) == ("completed", 3)
+
+
+class TestEdit:
+    def edit(self, database: Database, run_id: UUID, **changes: Any) -> Run:
+        with database.transaction() as session:
+            return edit_run(session, run_id, **changes)
+
+    def test_names_and_tags(self, database: Database, make_run: MakeRun) -> None:
+        run_id = make_run(tags=("a",))
+        assert self.edit(database, run_id, name="new").tags == ["a"]
+        assert self.edit(database, run_id, tags=["b", "c"]).name == "new"
+        assert read(database, run_id).tags == ["b", "c"]
+        for changes in ({"name": ""}, {"tags": ["a\x00"]}):
+            with pytest.raises(InvalidInput):
+                self.edit(database, run_id, **changes)
+
+    def test_a_recorded_run_may_be_ended(self, database: Database, make_run: MakeRun) -> None:
+        run_id = make_run()
+        for status, failure in (("failed", "out of memory"), ("completed", None)):
+            edited = self.edit(database, run_id, status=status, failure=failure)
+            assert (edited.status, edited.failure) == (status, failure)
+
+    def test_one_trained_here_or_cancelled_may_not(self, database: Database, make_run: MakeRun) -> None:
+        trained, cancelled = make_run(training={}), make_run()
+        with database.transaction() as session:
+            request_status(session, cancelled, "cancel")
+        for run_id, said in ((trained, "its trainer says how it ends"), (cancelled, "was cancelled")):
+            with pytest.raises(Conflict, match=said):
+                self.edit(database, run_id, status="completed")
 
 
 class TestLease:
