@@ -48,6 +48,9 @@ class Database:
         if self.is_sqlite:
             event.listen(self.engine, "connect", _prepare_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
+        self._closings = 0
+        event.listen(self.engine, "connect", self._note_opened)
+        event.listen(self.engine, "checkin", self._close_late_one)
         one_state = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._reading = self.engine.execution_options(**{_READING: True}, **one_state)
 
@@ -103,8 +106,16 @@ class Database:
                 connection.execute(text(f"VACUUM {', '.join(_WITH_PAYLOADS)}"))
 
     def close(self) -> None:
-        """Gives every connection back."""
+        """Closes every connection; one that a thread still uses is closed when that gives it back."""
+        self._closings += 1
         self.engine.dispose()
+
+    def _note_opened(self, connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info["closings"] = self._closings
+
+    def _close_late_one(self, connection: Any, record: ConnectionPoolEntry) -> None:
+        if connection is not None and record.info.get("closings") != self._closings:
+            connection.close()
 
 
 def insert_if_absent(session: Session, model: type[Base], values: dict[str, Any]) -> bool:

@@ -88,9 +88,7 @@ def get_monitor(session: Session, monitor_id: int) -> Monitor:
     return monitor
 
 
-def list_firings(
-    session: Session, monitor_id: int, *, before: int | None = None, limit: int = 50
-) -> Sequence[Firing]:
+def list_firings(session: Session, monitor_id: int, *, before: int | None = None, limit: int = 50) -> Sequence[Firing]:
     """A monitor's firings, newest first; `before` is the id the previous page ended with."""
     monitor = get_monitor(session, monitor_id)
     query = select(Firing).where(Firing.monitor_id == monitor.id).order_by(Firing.id.desc()).limit(limit)
