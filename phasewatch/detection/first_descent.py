@@ -15,6 +15,7 @@ from phasewatch.detection.transition import FloatArray, log_step, to_step
 _MIN_HEIGHT = 4.0  # standard deviations of the noise
 _TAIL = 0.06  # speed over the last stretch, as a share of the greatest: at most this on a plateau
 _LIKE_SIZE = 0.5
+_QUICK = 1.7  # log steps that a quick first descent takes for two thirds of its way
 _STRETCH = 0.7  # log steps
 
 
@@ -54,6 +55,24 @@ def first_movement(
         n_checkpoints_inside=inside,
         remarks=("It is the first movement of the run, which ends.",),
     )
+
+
+def end_of_quick_descent(mean: FloatArray, x: FloatArray) -> float:
+    """The log step at which three quarters of the run's first descent are done, where that is quick; else the first.
+
+    Under a warm-up everything falls as quickly as a change does; a descent at the usual pace hides nothing.
+
+    mean  (n_steps,) of a loss, NaN where there is none; x its log steps
+    """
+    finite = np.isfinite(mean)
+    if finite.sum() < 2:
+        return float(x[0])
+    mean, x = mean[finite], x[finite]
+    way = np.maximum.accumulate(mean[:5].max() - mean)
+    if way[-1] <= 0:
+        return float(x[0])
+    start, most, settled = (float(np.interp(share * way[-1], way, x)) for share in (0.1, 0.66, 0.75))
+    return settled if most - start < _QUICK else float(x[0])
 
 
 def _next_step(course: Course, steps: IntArray, later: list[PhaseChange]) -> int | None:

@@ -19,6 +19,7 @@ from phasewatch.detection.transition import FloatArray, Transition, fit_transiti
 MIN_RISE = 0.1  # over chance; MEASURES.md section 8
 MIN_GAIN = 12.0  # log likelihood over a flat line
 MAX_WIDTH = 3.0  # 10-90 %, in log step: slower than that is the run's own pace
+_REST = 0.08  # of its own duration in log step that a score has to stay up before its rise is over
 _DECLINED = 0.6  # a head that has lost more than 40 % of its rise has begun another story
 
 
@@ -66,9 +67,10 @@ def _rising(values: FloatArray, steps: IntArray, chance: float | None) -> tuple[
     end = _until_decline(smooth, peak, level)
     values, steps = values[:end], steps[:end]
     x = log_step(steps)
-    fit = fit_transition(x, values, sign=1, widths=(0.02, 2 * MAX_WIDTH), noise=1e-4)
-    timing = place(fit, steps)
-    rise = fit.height if timing.end_step is not None else min(fit.height, float(smooth[:end].max()) - fit.before)
+    seen = float(np.ptp(smooth[:end]))
+    fit = fit_transition(x, values, sign=1, widths=(0.02, 2 * MAX_WIDTH), noise=1e-4, ceiling=seen)
+    timing = place(fit, steps, rest=_REST)
+    rise = fit.height
     slow = timing.end_step is not None and fit.end - fit.start > MAX_WIDTH
     if slow or fit.gain < MIN_GAIN or rise < MIN_RISE or fit.before + rise - level < MIN_RISE:
         return None

@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from phasewatch.detection.phase_change import Changes
-from phasewatch.detection.prepare import check_matrix, check_steps
+from phasewatch.detection.prepare import check_matrix, check_steps, mean_losses
 from phasewatch.detection.series import find_series_changes
-from phasewatch.detection.transition import FloatArray
 from phasewatch.errors import InvalidInput
 
 
@@ -42,13 +41,3 @@ def find_phase_changes(
     if documents is not None and np.shape(documents) != matrix.shape[1:]:
         raise InvalidInput(f"documents have shape {np.shape(documents)}, must be ({matrix.shape[1]},): one a loss")
     return find_series_changes(mean_losses(matrix), at, name=f"mean_loss:{name}", first_descent=first_descent)
-
-
-def mean_losses(losses: npt.NDArray[np.floating]) -> FloatArray:
-    """Mean over the finite losses of every checkpoint: (n_steps,), NaN where none is finite."""
-    answer = np.full(len(losses), np.nan)
-    for i, row in enumerate(losses):
-        finite = row[np.isfinite(row)]
-        if len(finite):
-            answer[i] = finite.mean(dtype=np.float64)
-    return answer

@@ -56,3 +56,13 @@ def finite_part(values: FloatArray, steps: IntArray, name: str) -> tuple[FloatAr
         return values, steps, []
     note = f"{name}: {int((~keep).sum())} of {len(values)} checkpoints are not finite and were left out"
     return values[keep], steps[keep], [note]
+
+
+def mean_losses(losses: npt.NDArray[np.floating]) -> FloatArray:
+    """Mean over the finite losses of every checkpoint: (n_steps,), NaN where none is finite."""
+    answer = np.full(len(losses), np.nan)
+    for i, row in enumerate(losses):
+        finite = row[np.isfinite(row)]
+        if len(finite):
+            answer[i] = finite.mean(dtype=np.float64)
+    return answer

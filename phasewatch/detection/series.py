@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from phasewatch.detection.first_descent import first_movement
+from phasewatch.detection.first_descent import end_of_quick_descent, first_movement
 from phasewatch.detection.pace import Course, Pace
 from phasewatch.detection.phase_change import Changes, IntArray, PhaseChange
 from phasewatch.detection.prepare import MIN_CHECKPOINTS, check_series, check_steps, finite_part
@@ -87,7 +87,9 @@ def _levels(values: FloatArray, steps: IntArray, unit: str, name: str, first_wid
         if fit is None or any(_is_side_lobe(fit, other) for other in accepted):
             break
         accepted = _refit(x, pace, [*accepted, fit])
-    found = [_change(fit, steps, unit, name) for fit in sorted(accepted, key=_middle)]
+    settled = end_of_quick_descent(values, x)
+    own = [fit for fit in accepted if fit.middle > settled or fit.height > 0 or -fit.height > pace.range / 2]
+    found = [_change(fit, steps, unit, name) for fit in sorted(own, key=_middle)]
     first = first_movement(pace.fit(_curves(accepted, x)), steps, first_width, found, unit=unit, name=name)
     return found if first is None else [first, *found]
 

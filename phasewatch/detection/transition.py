@@ -90,8 +90,8 @@ def spacing(x: FloatArray, at: float) -> float:
 class _Search:
     """Residual sums of squares of y on [base, sigmoid] over a grid of sigmoids."""
 
-    def __init__(self, x: FloatArray, y: FloatArray, base: FloatArray, sign: int) -> None:
-        self.x, self.sign = x, sign
+    def __init__(self, x: FloatArray, y: FloatArray, base: FloatArray, sign: int, ceiling: float) -> None:
+        self.x, self.sign, self.ceiling = x, sign, ceiling
         self.q = np.linalg.qr(base)[0]
         self.y = y - self.q @ (self.q.T @ y)
         self.total = float(self.y @ self.y)
@@ -106,9 +106,9 @@ class _Search:
             curves -= (curves @ self.q) @ self.q.T
             power = np.maximum(np.einsum("gn,gn->g", curves, curves), 1e-12)
             score = curves @ self.y
-            if self.sign:
-                score = np.where(score * self.sign > 0, score, 0.0)
-            answer[part] = self.total - np.where(power > 1e-9, score**2 / power, 0.0)
+            low, high = (0.0 if self.sign > 0 else -self.ceiling), (0.0 if self.sign < 0 else self.ceiling)
+            height = np.where(power > 1e-9, np.clip(score / power, low, high), 0.0)
+            answer[part] = self.total - height * (2 * score - height * power)
         return np.maximum(answer, 0.0)
 
 
@@ -121,6 +121,7 @@ def fit_transition(
     middles: tuple[float, float] | None = None,
     widths: tuple[float, float] = (0.02, 3.0),
     noise: float = 0.0,
+    ceiling: float = np.inf,
 ) -> Transition:
     """Fit before + height · sigmoid (+ nuisance columns) to `y` (n,) at log steps `x` (n,), both finite.
 
@@ -128,10 +129,11 @@ def fit_transition(
     sign     1 allows rises only, -1 drops only, 0 both
     middles  the range searched for the middle, in log step; by default that of `x`
     widths   the range of 10-90 % widths, in log step
+    ceiling  the greatest height in absolute value: what has been seen, where nothing beyond it shall be guessed
     noise    a floor for the standard deviation of the noise, so that a noiseless series has finite likelihoods
     """
     columns = np.ones((len(x), 1)) if base is None else np.column_stack([np.ones(len(x)), base])
-    search = _Search(x, y, columns, sign)
+    search = _Search(x, y, columns, sign, ceiling)
     low, high = middles if middles is not None else (float(x[0]), float(x[-1]))
     scale_low, scale_high = (max(w, 1e-3) / (2 * LOGIT_90) for w in widths)
     grid = _grid(np.linspace(low, high, 60), np.geomspace(scale_low, scale_high, 12), symmetric=True)
@@ -179,6 +181,10 @@ def _summarise(
     curve = split_sigmoid(x, best[:1], best[1:2], best[2:3])[0]
     design = np.column_stack([columns, curve])
     coefficients = np.linalg.lstsq(design, y, rcond=None)[0]
+    if abs(float(coefficients[-1])) > search.ceiling:
+        height = float(np.sign(coefficients[-1])) * search.ceiling
+        rest = np.linalg.lstsq(columns, y - height * curve, rcond=None)[0]
+        coefficients = np.append(rest, height)
     residuals = y - design @ coefficients
     free = max(n - design.shape[1] - 3, 1)
     variance = max(rss / free, noise**2, 1e-24)

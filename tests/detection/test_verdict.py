@@ -162,3 +162,28 @@ def test_misaligned_input_is_refused() -> None:
         find_run_changes(range(9), {"text": np.ones((9, 4))}, {"prefix_matching": np.ones((9, 2))})
     with pytest.raises(InvalidInput, match="steps must increase: 3 is followed by 3"):
         find_run_changes([0, 1, 2, 3, 3, 4, 5, 6, 7], {"text": np.ones((9, 4))})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_late_rise_that_has_levelled_off_is_over(seed: int) -> None:
+    """Slow at first, settled just before the last checkpoint: nothing beyond what was seen is guessed."""
+    rng = np.random.default_rng(seed)
+    run = simulated(rng, 60, 0.0, 0.0)
+    way = np.interp(run["steps"], [200, 300, 400, 480, 560, 600, 700], [0, 0.2, 0.55, 0.8, 0.95, 1, 1])
+    run["scores"]["natural_prefix_matching"][:, 1, 0] += 0.5 * way + rng.normal(0, 0.012, len(way))
+    run["series"]["icl_score"] = run["series"]["icl_score"] - 0.3 * way
+    change = the_induction(find_run_changes(**run))
+    assert change.end_step == pytest.approx(530, rel=0.1)
+    assert change.effect == pytest.approx(0.5, rel=0.1)
+
+
+def test_a_rise_still_under_way_has_no_end() -> None:
+    run = simulated(np.random.default_rng(0), 120, 0.5, -0.45)
+    keep = run["steps"] <= 300
+    cut = {
+        "steps": run["steps"][keep],
+        "losses": {"text": run["losses"]["text"][keep]},
+        "scores": {name: values[keep] for name, values in run["scores"].items()},
+        "series": {name: values[keep] for name, values in run["series"].items()},
+    }
+    assert the_induction(find_run_changes(**cut)).end_step is None
