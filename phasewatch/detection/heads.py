@@ -19,7 +19,7 @@ from phasewatch.detection.transition import FloatArray, Transition, fit_transiti
 MIN_RISE = 0.1  # over chance; MEASURES.md section 8
 MIN_GAIN = 12.0  # log likelihood over a flat line
 MAX_WIDTH = 3.0  # 10-90 %, in log step: slower than that is the run's own pace
-_REST = 0.08  # of its own duration in log step that a score has to stay up before its rise is over
+_REST = 0.15  # of its own duration in log step that a score has to stay up before its rise is over
 _DECLINED = 0.6  # a head that has lost more than 40 % of its rise has begun another story
 
 
