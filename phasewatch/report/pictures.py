@@ -23,6 +23,7 @@ IntArray = npt.NDArray[np.integer]
 Panels = Mapping[str, tuple[IntArray, FloatArray, Sequence[PhaseChange]]]
 """run name -> (steps (n,), one array over them, changes to mark)"""
 
+CONTEXT_FREE = 4  # positions with hardly any context: their loss is far above the rest and would take all the colours
 LINEAR_BELOW = 10  # steps; the axis is logarithmic above
 COLOURS = (
     "#0072B2",
@@ -89,7 +90,8 @@ def position_picture(runs: Panels) -> Figure:
     figure, panels = _panels(runs, height=3.6)
     edges = [position_edges(profile.shape[1]) for _, profile, _ in runs.values()]
     binned = [_relative_to_mean(profile, at) for (_, profile, _), at in zip(runs.values(), edges, strict=True)]
-    limit = max(float(np.nanpercentile(np.abs(values), 98)) for values in binned)
+    later = [values[:, at[:-1] >= CONTEXT_FREE] for values, at in zip(binned, edges, strict=True)]
+    limit = max(float(np.nanmax(np.abs(values), initial=0.01)) for values in later)
     for axes, at, values, (steps, _, changes) in zip(panels, edges, binned, runs.values(), strict=True):
         norm = TwoSlopeNorm(0.0, -limit, limit)
         image = axes.pcolormesh(step_edges(steps), at + 0.5, values.T, cmap="PuOr", norm=norm)
