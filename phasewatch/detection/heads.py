@@ -19,7 +19,8 @@ from phasewatch.detection.transition import FloatArray, Transition, fit_transiti
 MIN_RISE = 0.1  # over chance; MEASURES.md section 8
 MIN_GAIN = 12.0  # log likelihood over a flat line
 MAX_WIDTH = 3.0  # 10-90 %, in log step: slower than that is the run's own pace
-_REST = 0.15  # of its own duration in log step that a score has to stay up before its rise is over
+_REST = 0.15  # of its own duration in log step: a rise that has stayed up so long is over
+_GOES_ON = 0.4  # of its own pace: a rise that still has it is not
 _DECLINED = 0.6  # a head that has lost more than 40 % of its rise has begun another story
 
 
@@ -69,12 +70,22 @@ def _rising(values: FloatArray, steps: IntArray, chance: float | None) -> tuple[
     x = log_step(steps)
     seen = float(np.ptp(smooth[:end]))
     fit = fit_transition(x, values, sign=1, widths=(0.02, 2 * MAX_WIDTH), noise=1e-4, ceiling=seen)
-    timing = place(fit, steps, rest=_REST)
+    timing = place(fit, steps, moving=_is_rising(fit, x, values))
     rise = fit.height
     slow = timing.end_step is not None and fit.end - fit.start > MAX_WIDTH
     if slow or fit.gain < MIN_GAIN or rise < MIN_RISE or fit.before + rise - level < MIN_RISE:
         return None
     return rise, fit, timing
+
+
+def _is_rising(fit: Transition, x: FloatArray, values: FloatArray) -> bool:
+    """Whether the score has neither stayed up for a while nor stopped rising since the fitted end."""
+    duration = fit.end - fit.start
+    if x[-1] >= fit.end + _REST * duration:
+        return False
+    last = x >= min(fit.end, x[-4])
+    slope = float(np.polyfit(x[last], values[last], 1)[0])
+    return slope > _GOES_ON * 0.8 * fit.height / duration
 
 
 def _running_median(values: FloatArray) -> FloatArray:

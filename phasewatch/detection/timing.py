@@ -34,12 +34,15 @@ class Timing:
         return float(np.log1p(self.start_step)), end
 
 
-def place(fit: Transition, steps: IntArray, *, rest: float = 0.0) -> Timing:
-    """The timing of a transition fitted to checkpoints at `steps` (n,), increasing; `rest` as in `is_over`."""
+def place(fit: Transition, steps: IntArray, *, moving: bool = False) -> Timing:
+    """The timing of a transition fitted to checkpoints at `steps` (n,), increasing.
+
+    moving  it is known not to be over, whatever the fit says
+    """
     x = log_step(steps)
     start, middle, end = (float(np.clip(to_step(v), steps[0], 1e15)) for v in (fit.start, fit.middle, fit.end))
     inside = int(np.sum((x >= fit.start) & (x <= fit.end)))
-    censored = not is_over(fit, x, rest)
+    censored = moving or not is_over(fit, x)
     if inside < 3 and not censored:
         return _bracketed(fit, steps, inside)
     middle = min(middle, float(steps[-1]))
@@ -54,9 +57,9 @@ def place(fit: Transition, steps: IntArray, *, rest: float = 0.0) -> Timing:
     )
 
 
-def is_over(fit: Transition, x: FloatArray, rest: float = 0.0) -> bool:
-    """Whether at least two checkpoints lie after the end, the last by `rest` times the change's own duration."""
-    return int(np.sum(x > fit.end)) >= 2 and float(x[-1]) >= fit.end + rest * (fit.end - fit.start)
+def is_over(fit: Transition, x: FloatArray) -> bool:
+    """Whether at least two checkpoints lie after the end."""
+    return int(np.sum(x > fit.end)) >= 2
 
 
 def _bracketed(fit: Transition, steps: IntArray, inside: int) -> Timing:
