@@ -24,8 +24,11 @@ class Schedule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    log: Annotated[int, Field(ge=1, le=1000)] | None = Field(
-        default=10, description="log-spaced steps in a factor of ten: round(10 ** (k / log)) for k = 0, 1, 2 …"
+    log: int = Field(
+        default=10,
+        ge=0,
+        le=1000,
+        description="log-spaced steps in a factor of ten: round(10 ** (k / log)) for k = 0, 1, 2 …; 0 for none",
     )
     every: PositiveStep | None = Field(default=None, description="every n-th step")
     windows: tuple[Window, ...] = Field(
@@ -50,7 +53,7 @@ class Schedule(BaseModel):
         around = [(step - first) % every for first, end, every in self.windows if first <= step <= end]
         if around:
             return 0 in around
-        return self.log is not None and _is_log_spaced(step, self.log)
+        return self.log > 0 and _is_log_spaced(step, self.log)
 
     def steps(self, until: int) -> list[int]:
         """The recorded steps of a run that ends at step `until`, increasing, 0 and `until` included."""
@@ -61,7 +64,7 @@ class Schedule(BaseModel):
             due.update(range(0, until + 1, self.every))
         for first, last, every in self.windows:
             due.update(range(first, min(last, until) + 1, every))
-        if self.log is not None:
+        if self.log:
             due.update(step for step in _log_spaced(until, self.log) if not self._in_window(step))
         return sorted(due)
 

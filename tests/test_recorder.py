@@ -238,7 +238,7 @@ class TestSchedule:
         assert len(due) == 120
 
     def test_may_be_given(self, make: Callable[..., Recorder]) -> None:
-        recorder = make(schedule=Schedule(log=None, every=3, windows=()))
+        recorder = make(schedule=Schedule(log=0, every=3, windows=()))
         assert [recorder.due(step) for step in range(4)] == [True, False, False, True]
         assert not recorder.due(1)
         assert DEFAULT_SCHEDULE.due(1)

@@ -13,10 +13,10 @@ SCHEDULES = {
     "default": Schedule(),
     "log alone": Schedule(log=7, windows=()),
     "fine log": Schedule(log=400, windows=()),
-    "every": Schedule(log=None, every=25, windows=()),
-    "window": Schedule(log=None, windows=((100, 200, 30),)),
+    "every": Schedule(log=0, every=25, windows=()),
+    "window": Schedule(log=0, windows=((100, 200, 30),)),
     "all": Schedule(log=40, every=25, windows=((10, 30, 3), (90, 110, 1))),
-    "nothing": Schedule(log=None, windows=()),
+    "nothing": Schedule(log=0, windows=()),
 }
 
 
@@ -52,7 +52,7 @@ def test_log_spacing_is_even_in_log_step() -> None:
 
 
 def test_windows_include_both_ends() -> None:
-    assert Schedule(log=None, windows=((5, 9, 2),)).steps(20) == [0, 5, 7, 9, 20]
+    assert Schedule(log=0, windows=((5, 9, 2),)).steps(20) == [0, 5, 7, 9, 20]
 
 
 def test_a_window_replaces_the_log_spacing_inside_it() -> None:
@@ -66,7 +66,7 @@ def test_reads_as_a_toml_table_and_back() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"log": 0}, {"every": 0}, {"windows": [[9, 5, 1]]}, {"windows": [[1, 5, 0]]}, {"often": 3}], ids=str
+    "bad", [{"log": -1}, {"every": 0}, {"windows": [[9, 5, 1]]}, {"windows": [[1, 5, 0]]}, {"often": 3}], ids=str
 )
 def test_nonsense_is_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ValidationError):

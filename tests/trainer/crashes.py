@@ -85,7 +85,7 @@ def wait_for_step(database: Database, run_id: UUID, step: int) -> None:
 
 
 def _queue_run(database: Database, text: Path) -> UUID:
-    recording = {"schedule": {"log": None, "every": EVERY, "windows": []}, "probe_sequences": 4}
+    recording = {"schedule": {"log": 0, "every": EVERY, "windows": []}, "probe_sequences": 4}
     with database.transaction() as session:
         run, _ = create_run(session, NewRun("crash", training=training(text, steps=STEPS, recording=recording)))
         return run.id

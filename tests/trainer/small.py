@@ -45,7 +45,7 @@ def config(**values: Any) -> TrainingConfig:
         "optimizer": {"warmup_steps": 3},
         "batch_size": 4,
         "steps": 12,
-        "recording": {"schedule": {"log": None, "every": 5, "windows": []}, "probe_sequences": 4},
+        "recording": {"schedule": {"log": 0, "every": 5, "windows": []}, "probe_sequences": 4},
         "device": "cpu",
     }
     return TrainingConfig.model_validate(small | values)
