@@ -1,6 +1,7 @@
 """Changes of a loss matrix (checkpoints × tokens): those of its mean, and those only some of its tokens show.
 
-Separate from single series because tokens can be told apart here.
+Separate from single series because tokens can be told apart here; it puts the two detectors' answers together, so that
+one effect counts once.
 """
 
 from __future__ import annotations
@@ -8,10 +9,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from phasewatch.detection.phase_change import Changes
+from phasewatch.detection.hidden import find_hidden_changes
+from phasewatch.detection.phase_change import Changes, IntArray, PhaseChange
 from phasewatch.detection.prepare import check_matrix, check_steps, mean_losses
 from phasewatch.detection.series import find_series_changes
 from phasewatch.errors import InvalidInput
+
+_SHARED = 0.4  # of the time two changes span together, to be one effect
 
 
 def find_phase_changes(
@@ -23,21 +27,72 @@ def find_phase_changes(
     fdr: float = 0.05,
     name: str = "text",
     first_descent: bool = False,
+    hidden: bool = True,
 ) -> Changes:
-    """Phase changes of the losses of one slice.
+    """Phase changes of the losses of one slice: broad ones of the mean, and `hidden` ones of some tokens.
 
-    losses     (n_steps, n_tokens) in nats; a loss that is not finite is left out of its checkpoint's mean
+    losses     (n_steps, n_tokens) in nats; a loss that is not finite is left out
     steps      (n_steps,) optimizer steps, increasing
-    documents  (n_tokens,) the document of each loss
-    tokens     (n_tokens,) the token id each loss is of, or (n_sequences, n_positions + 1) whole sequences
-    fdr        false-discovery rate for changes that only some tokens show
+    documents  (n_tokens,) the document of each loss: tokens of one document are not independent witnesses
+    tokens     (n_tokens,) the token id each loss is of, or (n_sequences, n_positions + 1) whole sequences, which also
+               give the documents; tokens with the same (previous, target) are not independent witnesses either
+    fdr        false-discovery rate for hidden changes
     name       of the slice, for `measure`
     first_descent  as in find_series_changes, for the mean
+    hidden     whether to look for hidden changes
+
+    Raises InvalidInput for wrong shapes; too few checkpoints give an empty list whose `notes` say so.
     """
     at = check_steps(steps)
     matrix = check_matrix(losses, at, f"losses of {name}")
     if not 0 < fdr < 1:
         raise InvalidInput(f"fdr is {fdr}, must lie between 0 and 1")
-    if documents is not None and np.shape(documents) != matrix.shape[1:]:
-        raise InvalidInput(f"documents have shape {np.shape(documents)}, must be ({matrix.shape[1]},): one a loss")
-    return find_series_changes(mean_losses(matrix), at, name=f"mean_loss:{name}", first_descent=first_descent)
+    owners, pairs = _owners(matrix.shape[1], documents, tokens)
+    broad = find_series_changes(mean_losses(matrix), at, name=f"mean_loss:{name}", first_descent=first_descent)
+    n_bad = int(matrix.size - np.isfinite(matrix).sum())
+    if n_bad:
+        broad.notes.append(f"losses of {name}: {n_bad} of {matrix.size} values are not finite and were left out")
+    usable = np.isfinite(matrix).any(axis=1)
+    if not hidden or not usable.any():
+        return broad
+    found = find_hidden_changes(
+        matrix[usable] if not usable.all() else matrix, at[usable], name=name, fdr=fdr, documents=owners, pairs=pairs
+    )
+    return _together(broad, found)
+
+
+def _together(broad: Changes, hidden: list[PhaseChange]) -> Changes:
+    """Both, but a hidden change at the time of a broad one gives it its tokens instead of counting again."""
+    answer = list(broad)
+    for change in hidden:
+        same = [i for i, other in enumerate(answer) if _is_one_effect(change, other)]
+        if not same:
+            answer.append(change)
+        elif answer[same[0]].tokens is None:
+            answer[same[0]] = answer[same[0]].evolve(tokens=change.tokens)
+    return Changes(sorted(answer, key=lambda change: change.step), broad.notes)
+
+
+def _is_one_effect(change: PhaseChange, other: PhaseChange) -> bool:
+    return other.kind == "level" and other.direction == change.direction and change.shared_time(other) >= _SHARED
+
+
+def _owners(
+    n_tokens: int, documents: npt.ArrayLike | None, tokens: npt.ArrayLike | None
+) -> tuple[IntArray | None, IntArray | None]:
+    """(documents, pairs), each (n_tokens,) or None, from what the caller gave."""
+    owners = None if documents is None else np.asarray(documents, dtype=np.int64)
+    if owners is not None and owners.shape != (n_tokens,):
+        raise InvalidInput(f"documents have shape {owners.shape}, must be ({n_tokens},): one a loss")
+    if tokens is None:
+        return owners, None
+    ids = np.asarray(tokens, dtype=np.int64)
+    if ids.ndim == 2 and ids.shape[0] * (ids.shape[1] - 1) == n_tokens:
+        if owners is None:
+            owners = np.repeat(np.arange(ids.shape[0]), ids.shape[1] - 1)
+        previous, target = ids[:, :-1].ravel(), ids[:, 1:].ravel()
+        return owners, np.unique(np.column_stack([previous, target]), axis=0, return_inverse=True)[1].ravel()
+    if ids.shape != (n_tokens,):
+        shapes = f"({n_tokens},), or (n_sequences, n_positions + 1) with {n_tokens} losses"
+        raise InvalidInput(f"tokens have shape {ids.shape}, must be {shapes}")
+    return owners, None

@@ -80,6 +80,18 @@ class PhaseChange:
         first, second = sorted((self, other), key=lambda change: change.start_step)
         return first.end_step is None or second.start_step <= first.end_step
 
+    def shared_time(self, other: PhaseChange) -> float:
+        """Time that both are under way, as a share of the time from the first start to the last end, in log step.
+
+        A censored change counts as over where the other one ends, or at its middle if that is later.
+        """
+        ends = [c.step if c.end_step is None else c.end_step for c in (self, other)]
+        if self.end_step is None or other.end_step is None:
+            ends = [max(ends)] * 2
+        starts, log_ends = np.log1p([self.start_step, other.start_step]), np.log1p(ends)
+        whole = float(log_ends.max() - starts.min())
+        return max(float(log_ends.min() - starts.max()), 0.0) / whole if whole > 0 else 1.0
+
     def evolve(self, **changes: Any) -> PhaseChange:
         """A copy with some fields replaced."""
         return replace(self, **changes)

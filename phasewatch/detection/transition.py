@@ -17,7 +17,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 
 LOGIT_90 = float(np.log(9.0))  # a logistic curve is at 10 and 90 % this many scales from its middle
-_CHI2_95 = 3.84
+_LIMIT_95 = 4.3  # chi-square of one degree of freedom, 3.84, and a little for what the noise is estimated from
 _BLOCK = 2_000_000  # grid values held at a time
 
 
@@ -181,18 +181,20 @@ def _summarise(
     curve = split_sigmoid(x, best[:1], best[1:2], best[2:3])[0]
     design = np.column_stack([columns, curve])
     coefficients = np.linalg.lstsq(design, y, rcond=None)[0]
-    if abs(float(coefficients[-1])) > search.ceiling:
-        height = float(np.sign(coefficients[-1])) * search.ceiling
+    height = float(coefficients[-1])
+    if abs(height) > search.ceiling or height * search.sign < 0:
+        height = search.ceiling * float(np.sign(height)) if height * search.sign >= 0 else 0.0
         rest = np.linalg.lstsq(columns, y - height * curve, rcond=None)[0]
         coefficients = np.append(rest, height)
     residuals = y - design @ coefficients
     free = max(n - design.shape[1] - 3, 1)
     variance = max(rss / free, noise**2, 1e-24)
     rho = correlation(residuals)
+    rho = min(rho + (1 + 4 * rho) / n, 0.9)  # what fitting and a short series take from it
     inflation = (1 + rho) / (1 - rho)
     gain = (search.total - rss) / (2 * variance * inflation)
     grid = _profile_grid(x, best, middles, scales)
-    kept = grid[search.rss(grid[:, 0], grid[:, 1], grid[:, 2]) <= rss + _CHI2_95 * variance * inflation]
+    kept = grid[search.rss(grid[:, 0], grid[:, 1], grid[:, 2]) <= rss + _LIMIT_95 * variance * inflation]
     kept = np.vstack([kept, best])
     before = float(coefficients[0])
     return Transition(

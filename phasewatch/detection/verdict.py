@@ -95,22 +95,20 @@ def find_run_changes(
             first_descent=True,
         )
         answer.notes += found.notes
-        answer += [change for change in found if verdict is None or not _same_effect(change, verdict, run.steps)]
+        answer += [change for change in found if verdict is None or not _same_effect(change, verdict)]
     if verdict is not None:
         answer.append(verdict)
     named = [change.evolve(coincides_with=coinciding(change, run.events)) for change in answer]
     return Changes(sorted(named, key=lambda change: (change.step, change.start_step)), answer.notes)
 
 
-def _same_effect(change: PhaseChange, verdict: PhaseChange, steps: IntArray) -> bool:
-    """A broad change at the time of an induction change is that change, seen in the mean."""
-    if not verdict.induction or change.kind not in ("level", "slope") or not change.overlaps(verdict):
+def _same_effect(change: PhaseChange, verdict: PhaseChange) -> bool:
+    """A change at the time of an induction change is that change, seen in the mean or in the tokens it serves."""
+    if not verdict.induction:
         return False
-    own, other = (
-        (np.log1p(c.start_step), np.log1p(steps[-1] if c.end_step is None else c.end_step)) for c in (change, verdict)
-    )
-    shared = min(own[1], other[1]) - max(own[0], other[0])
-    return bool(shared >= _SHARED * (max(own[1], other[1]) - min(own[0], other[0])))
+    if change.kind == "hidden":
+        return verdict.start_step <= change.step and (verdict.end_step is None or change.step <= verdict.end_step)
+    return change.kind in ("level", "slope") and change.shared_time(verdict) >= _SHARED
 
 
 def _head_change(run: _Run) -> PhaseChange | None:
