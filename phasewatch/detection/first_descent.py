@@ -14,6 +14,7 @@ from phasewatch.detection.transition import FloatArray, log_step, to_step
 
 _MIN_HEIGHT = 4.0  # standard deviations of the noise
 _TAIL = 0.06  # speed over the last stretch, as a share of the greatest: at most this on a plateau
+_QUICK_TAIL = 0.15  # the same after a quick movement, which cannot be taken for the usual pace
 _LIKE_SIZE = 0.5
 _QUICK = 1.7  # log steps that a quick first descent takes for two thirds of its way
 _STRETCH = 0.7  # log steps
@@ -35,12 +36,13 @@ def first_movement(
         return None
     total = float(smooth[-1] - smooth[0])
     noise = float(np.sqrt(course.rss / max(len(course.smooth) - 6, 1)))
-    if abs(total) < _MIN_HEIGHT * noise or (step is None and not _has_ended(smooth, x)):
+    if abs(total) < _MIN_HEIGHT * noise:
         return None
     way = (smooth - smooth[0]) / total
     start, middle, end = (float(np.interp(share, way, x)) for share in (0.1, 0.5, 0.9))
     inside = int(np.sum((x >= start) & (x <= end)))
-    if end - start > max_width or inside < 3:
+    tail = _QUICK_TAIL if end - start <= _QUICK else _TAIL
+    if end - start > max_width or inside < 3 or (step is None and not _has_ended(smooth, x, tail)):
         return None
     low, mid, high = (round(to_step(place)) for place in (start, middle, end))
     return PhaseChange(
@@ -86,8 +88,8 @@ def _next_step(course: Course, steps: IntArray, later: list[PhaseChange]) -> int
     return None
 
 
-def _has_ended(smooth: FloatArray, x: FloatArray) -> bool:
+def _has_ended(smooth: FloatArray, x: FloatArray, tail: float) -> bool:
     fine = np.linspace(x[0], x[-1], 200)
     speed = np.abs(np.gradient(np.interp(fine, x, smooth), fine))
     last = abs(float(smooth[-1]) - float(np.interp(x[-1] - _STRETCH, x, smooth))) / _STRETCH
-    return last <= _TAIL * float(np.percentile(speed, 95))
+    return last <= tail * float(np.percentile(speed, 95))

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from phasewatch.detection.bumps import find_bump
 from phasewatch.detection.first_descent import end_of_quick_descent, first_movement
 from phasewatch.detection.pace import Course, Pace
 from phasewatch.detection.phase_change import Changes, IntArray, PhaseChange
@@ -34,6 +35,7 @@ MAX_WIDTH = 1.7  # 10-90 % in log step; an exponential decay, the quickest smoot
 FIRST_WIDTH = 4.5  # the same for the first movement of a whole run
 MAX_CHANGES = 6
 _MIN_GAIN = 12.0  # log likelihood, after all the positions and widths searched
+_OBVIOUS = 10.0  # times what is left with it: so much less that no correlation of what is left matters
 _MIN_HEIGHT = 4.0  # standard deviations of the noise
 _WORTH = 6.0  # log likelihood that each decay has to bring, or the series is flat but for its change
 _MIN_SPEED = 1.0  # times the speed of the course at the same place
@@ -71,7 +73,15 @@ def find_series_changes(
         return Changes(spikes, notes)
     levels = _levels(kept, at, unit, name, FIRST_WIDTH if first_descent else MAX_WIDTH)
     found = [change for change in levels if change.effect >= min_effect]
-    return Changes(sorted([*spikes, *_join_bumps(found)], key=lambda change: change.step), notes)
+    bump = find_bump(kept, at, unit=unit, name=name)
+    if bump is not None and bump.effect >= min_effect:
+        found = [bump, *(change for change in found if not _is_side(change, bump))]
+    return Changes(sorted([*spikes, *found], key=lambda change: change.step), notes)
+
+
+def _is_side(change: PhaseChange, bump: PhaseChange) -> bool:
+    """Whether a change of level is the rise or the fall of a bump."""
+    return bump.start_step <= change.step and (bump.end_step is None or change.step <= bump.end_step)
 
 
 def _levels(values: FloatArray, steps: IntArray, unit: str, name: str, first_width: float) -> list[PhaseChange]:
@@ -90,7 +100,10 @@ def _levels(values: FloatArray, steps: IntArray, unit: str, name: str, first_wid
     settled = end_of_quick_descent(values, x)
     own = [fit for fit in accepted if fit.middle > settled or fit.height > 0 or -fit.height > pace.range / 2]
     found = [_change(fit, steps, unit, name) for fit in sorted(own, key=_middle)]
-    first = first_movement(pace.fit(_curves(accepted, x)), steps, first_width, found, unit=unit, name=name)
+    course, flat = pace.fit(_curves(accepted, x)), pace.flat(_curves(accepted, x))
+    if _gain(flat.rss, course) < _MIN_GAIN + course.n_decays / 4:
+        return found
+    first = first_movement(course, steps, first_width, found, unit=unit, name=name)
     return found if first is None else [first, *found]
 
 
@@ -180,13 +193,18 @@ def _curve(x: FloatArray, middle: float, width: float) -> FloatArray:
 
 def _is_change(fit: Transition, x: FloatArray, without: float, course: Course) -> bool:
     """Likely beside the best course without it, large against the noise, and quicker than the course it stands on."""
-    n = len(x)
-    rho = min(correlation(course.residuals) + (2 + course.n_decays / 2) / n, 0.9)  # fitting hides correlation
-    effective = n * (1 - rho) / (1 + rho)
-    gain = effective / 2 * np.log(max(without, 1e-30) / max(course.rss, 1e-30))
-    noise = np.sqrt(course.rss / max(n - 6, 1))
-    likely = gain >= _MIN_GAIN + course.n_decays / 4 and abs(fit.height) >= _MIN_HEIGHT * noise
+    gain = _gain(without, course)
+    noise = np.sqrt(course.rss / max(len(x) - 6, 1))
+    obvious = without >= _OBVIOUS * course.rss and abs(fit.height) >= course.range / 4
+    likely = (obvious or gain >= _MIN_GAIN + course.n_decays / 4) and abs(fit.height) >= _MIN_HEIGHT * noise
     return bool(likely and _is_quick(x, fit.middle, fit.end - fit.start, course))
+
+
+def _gain(without: float, course: Course) -> float:
+    """Log likelihood that a fit brings over one that leaves `without`, for noise as correlated as what is left."""
+    n = len(course.smooth)
+    rho = min(correlation(course.residuals) + (2 + course.n_decays / 2) / n, 0.9)  # fitting hides correlation
+    return float(n * (1 - rho) / (1 + rho) / 2 * np.log(max(without, 1e-30) / max(course.rss, 1e-30)))
 
 
 def _is_quick(x: FloatArray, middle: float, width: float, course: Course) -> bool:
@@ -231,37 +249,4 @@ def _change(fit: Transition, steps: IntArray, unit: str, name: str) -> PhaseChan
         effect=abs(fit.height),
         unit=unit,
         measure=name,
-    )
-
-
-def _join_bumps(changes: list[PhaseChange]) -> list[PhaseChange]:
-    """A rise followed by a drop of like size, without a rest between them, is one bump."""
-    joined: list[PhaseChange] = []
-    for change in changes:
-        previous = joined[-1] if joined else None
-        if previous is not None and _makes_bump(previous, change):
-            joined[-1] = _bump(previous, change)
-        else:
-            joined.append(change)
-    return joined
-
-
-def _makes_bump(rise: PhaseChange, fall: PhaseChange) -> bool:
-    if (rise.kind, rise.direction, fall.direction) != ("level", "rise", "drop") or rise.end_step is None:
-        return False
-    apart = np.log1p(fall.start_step) - np.log1p(rise.end_step)
-    return 0.4 <= rise.effect / fall.effect <= 2.5 and apart <= 1.0
-
-
-def _bump(rise: PhaseChange, fall: PhaseChange) -> PhaseChange:
-    peak = round(np.sqrt(max(rise.end_step or rise.step, 1) * max(fall.start_step, 1)))
-    return fall.evolve(
-        kind="bump",
-        start_step=rise.start_step,
-        step=int(np.clip(peak, rise.step, fall.step)),
-        start_interval=rise.start_interval,
-        step_interval=(float(rise.step), float(fall.step)),
-        direction="rise" if rise.effect > fall.effect else "drop",
-        effect=max(rise.effect, fall.effect),
-        n_checkpoints_inside=rise.n_checkpoints_inside + fall.n_checkpoints_inside,
     )

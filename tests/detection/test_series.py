@@ -61,6 +61,40 @@ def test_a_rise_and_fall_is_one_bump() -> None:
     assert 60 < changes[0].step < 180
 
 
+def grokking(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(training, test) losses as of modular addition: full batches, so almost without noise."""
+    train = 4.08 * (1 - sigmoid(steps, 60, 1.1)) + 0.4 * np.exp(-steps / 200) * sigmoid(steps, 60, 1.1)
+    test = 4.08 + 0.3 * sigmoid(steps, 30, 1.5) - 3.9 * sigmoid(steps, 170, 1.3)
+    return train, test
+
+
+def test_grokking_is_a_drop_in_training_and_a_bump_in_test() -> None:
+    steps = np.arange(0, 500, 4)
+    train, test = (values + np.random.default_rng(0).normal(0, 1e-3, len(steps)) for values in grokking(steps))
+    changes = find_series_changes(train, steps)
+    assert [(change.kind, change.direction) for change in changes] == [("level", "drop")]
+    assert changes[0].step == pytest.approx(60, rel=0.15)
+    changes = find_series_changes(test, steps)
+    assert [(change.kind, change.direction) for change in changes] == [("bump", "drop")]
+    assert changes[0].step == pytest.approx(steps[int(np.argmax(test))], rel=0.1)
+    assert changes[0].end_step is not None
+
+
+def test_a_bump_whose_fall_goes_on_is_censored() -> None:
+    steps = np.arange(0, 160, 4)
+    changes = find_series_changes(grokking(steps)[1], steps)
+    assert [(change.kind, change.end_step) for change in changes] == [("bump", None)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_wandering_noise_is_no_bump(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    values = rng.normal(0, 0.02, 120)
+    for i in range(1, len(values)):
+        values[i] += 0.6 * values[i - 1]
+    assert find_series_changes(values, np.arange(120) * 10) == []
+
+
 def test_a_spike_is_its_own_kind() -> None:
     rng = np.random.default_rng(4)
     steps = np.arange(0, 400, 5)
