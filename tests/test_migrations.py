@@ -28,14 +28,14 @@ from tests.processes import migrate
 _NEXT = '''
 """Gives every run a colour, on SQLite by copying the table.
 
-Revision: 0003, after 0002; 2027-01-01
+Revision: 0004, after 0003; 2027-01-01
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0003"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 
 
 def upgrade() -> None:
@@ -196,7 +196,7 @@ class TestUpgrade:
     def later(self, folder: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
         """The next version of the code, with one migration more."""
         copy = shutil.copytree(SCRIPTS, folder / "migrations", ignore=shutil.ignore_patterns("__pycache__"))
-        (copy / "versions" / "2027_01_01_0003_colours.py").write_text(content.lstrip())
+        (copy / "versions" / "2027_01_01_0004_colours.py").write_text(content.lstrip())
         monkeypatch.setattr(migrations, "SCRIPTS", copy)
 
 

@@ -1,0 +1,70 @@
+"""The tables, as SQLAlchemy models. Annotations decide types and nullability; DESIGN of each table is in its docstring.
+
+Every change here needs a migration in migrations/versions and a new `REVISION`; a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+from phasewatch.storage.schema.access import ApiToken
+from phasewatch.storage.schema.base import (
+    ENDED,
+    AwareDateTime,
+    Base,
+    ChangeState,
+    CleanText,
+    JobState,
+    Review,
+    RunStatus,
+    Scope,
+    utc_now,
+)
+from phasewatch.storage.schema.findings import PhaseChangeRow
+from phasewatch.storage.schema.recordings import (
+    Checkpoint,
+    LossBlock,
+    LossSlice,
+    MeasurementRow,
+    ProbeSetRow,
+    Run,
+    Segment,
+    SeriesValue,
+    SliceRow,
+    TokenGroupMembers,
+    TokenGroupRow,
+)
+from phasewatch.storage.schema.work import Event, Firing, Job, Monitor, Scheduler
+
+REVISION = "0003"
+"""The migration these models correspond to."""
+
+__all__ = [
+    "ENDED",
+    "REVISION",
+    "ApiToken",
+    "AwareDateTime",
+    "Base",
+    "ChangeState",
+    "Checkpoint",
+    "CleanText",
+    "Event",
+    "Firing",
+    "Job",
+    "JobState",
+    "LossBlock",
+    "LossSlice",
+    "MeasurementRow",
+    "Monitor",
+    "PhaseChangeRow",
+    "ProbeSetRow",
+    "Review",
+    "Run",
+    "RunStatus",
+    "Scheduler",
+    "Scope",
+    "Segment",
+    "SeriesValue",
+    "SliceRow",
+    "TokenGroupMembers",
+    "TokenGroupRow",
+    "utc_now",
+]
