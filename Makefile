@@ -15,7 +15,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[report,server,trainer,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[report,server,dask,trainer,dev]'
 	touch $(STAMP)
 
 demo: install
