@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from phasewatch.errors import Conflict, NotFound
+from phasewatch.storage.alerts import raise_for_failed_job
 from phasewatch.storage.database import insert_if_absent
 from phasewatch.storage.events import emit
 from phasewatch.storage.limits import MAX_INTEGER
@@ -267,6 +268,8 @@ def cancel_job(session: Session, job_id: int) -> Job:
 def _end(session: Session, job: Job, state: JobState, error: str | None) -> None:
     job.state, job.error, job.finished_at, job.owner, job.lease_expires_at = state, error, utc_now(), None, None
     emit(session, "job", job.run_id, _payload(job))
+    if state == "failed":
+        raise_for_failed_job(session, job)
 
 
 def _payload(job: Job) -> dict[str, Any]:

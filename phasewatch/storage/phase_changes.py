@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from phasewatch.detection.phase_change import PhaseChange
 from phasewatch.errors import NotFound
 from phasewatch.ids import new_id
+from phasewatch.storage.alerts import raise_for_changes
 from phasewatch.storage.codecs import pack, unpack
 from phasewatch.storage.events import emit
 from phasewatch.storage.runs import get_run
@@ -47,17 +48,21 @@ def store_scan(
     query = select(PhaseChangeRow).where(PhaseChangeRow.run_id == run_id).order_by(PhaseChangeRow.id)
     stored = list(session.scalars(query, execution_options={"populate_existing": True}))
     matches = match_changes([row_to_change(row) for row in stored], found)
+    news = []
     for change, index in zip(found, matches, strict=True):
         row = stored[index] if index is not None else None
         if row is None:
             row = PhaseChangeRow(id=new_id(), run_id=run_id, first_seen_step=steps[-1])
             session.add(row)
         state: ChangeState = "confirmed" if ended or is_settled(change, steps) else "provisional"
-        _write(session, row, change, state, steps[-1], detector_version, slice_name)
+        if _write(session, row, change, state, steps[-1], detector_version, slice_name):
+            news.append((row, change.explain()))
     for index, row in enumerate(stored):
         if index not in matches and row.state != "withdrawn":
             row.state, row.updated_at, row.last_seen_step = "withdrawn", utc_now(), steps[-1]
             emit(session, "phase_change", run_id, {"phase_change": str(row.id), "state": "withdrawn"})
+            news.append((row, row_to_change(row).explain()))
+    raise_for_changes(session, news)
     session.flush()
 
 
@@ -95,7 +100,8 @@ def _write(
     last_step: int,
     detector_version: int,
     slice_name: str | None,
-) -> None:
+) -> bool:
+    """Writes what a scan found into a row; True where that is news to whoever watches."""
     before = (row.state, row.start_step, row.step, row.end_step)
     for name in _COLUMNS:
         setattr(row, name, getattr(change, name))
@@ -105,10 +111,12 @@ def _write(
     rest = {key: value for key, value in change.to_dict().items() if key not in (*_COLUMNS, "tokens")}
     row.detail = {key: _finite(value) if key.endswith("_interval") else value for key, value in rest.items()}
     row.state, row.detector_version, row.last_seen_step = state, detector_version, last_step
-    if before != (state, change.start_step, change.step, change.end_step):
-        row.updated_at = utc_now()
-        payload = {"phase_change": str(row.id), "state": state, "step": change.step, "induction": change.induction}
-        emit(session, "phase_change", row.run_id, payload)
+    if before == (state, change.start_step, change.step, change.end_step):
+        return False
+    row.updated_at = utc_now()
+    payload = {"phase_change": str(row.id), "state": state, "step": change.step, "induction": change.induction}
+    emit(session, "phase_change", row.run_id, payload)
+    return True
 
 
 def _finite(interval: list[float] | None) -> list[float | str] | None:

@@ -6,12 +6,17 @@ Every change here needs a migration in migrations/versions and a new `REVISION`;
 from __future__ import annotations
 
 from phasewatch.storage.schema.access import ApiToken
+from phasewatch.storage.schema.alerts import Alert, Channel, Delivery
 from phasewatch.storage.schema.base import (
     ENDED,
+    AlertKind,
+    AlertState,
     AwareDateTime,
     Base,
     ChangeState,
+    ChannelKind,
     CleanText,
+    DeliveryOutcome,
     JobState,
     Review,
     RunStatus,
@@ -40,12 +45,19 @@ REVISION = "0003"
 __all__ = [
     "ENDED",
     "REVISION",
+    "Alert",
+    "AlertKind",
+    "AlertState",
     "ApiToken",
     "AwareDateTime",
     "Base",
     "ChangeState",
+    "Channel",
+    "ChannelKind",
     "Checkpoint",
     "CleanText",
+    "Delivery",
+    "DeliveryOutcome",
     "Event",
     "Firing",
     "Job",

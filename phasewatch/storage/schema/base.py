@@ -28,6 +28,10 @@ JobState = Literal["waiting", "running", "done", "failed", "cancelled"]
 ChangeState = Literal["provisional", "confirmed", "withdrawn"]
 Review = Literal["acknowledged", "dismissed"]
 Scope = Literal["read", "write", "admin"]
+ChannelKind = Literal["apprise", "webhook"]
+AlertKind = Literal["phase_change", "stale_run", "divergence", "job_failed"]
+AlertState = Literal["waiting", "sending", "sent", "failed"]
+DeliveryOutcome = Literal["delivered", "refused", "unreachable", "forbidden"]
 
 ENDED: tuple[RunStatus, ...] = ("completed", "failed", "cancelled")
 
@@ -94,4 +98,8 @@ class Base(DeclarativeBase):
         ChangeState: _names(ChangeState),
         Review: _names(Review),
         Scope: _names(Scope),
+        ChannelKind: _names(ChannelKind),
+        AlertKind: _names(AlertKind),
+        AlertState: _names(AlertState),
+        DeliveryOutcome: _names(DeliveryOutcome),
     }
