@@ -19,6 +19,7 @@ from phasewatch.errors import InvalidInput, PhasewatchError
 from phasewatch.storage.database import Database
 from phasewatch.storage.schema import Scope as TokenScope
 from phasewatch.storage.tokens import any_token, find_token, put_token, token_sha256
+from server.callers import LOCAL, Caller
 from server.problems import Forbidden, TokenNeeded, problem_of
 from server.settings import Settings
 
@@ -29,11 +30,6 @@ CACHED_TOKENS = 1_000
 PUBLIC = ("/api/v1/health", "/api/v1/ready")
 PUBLIC_FOLDER = "/static/"
 READING = ("GET", "HEAD", "OPTIONS")
-ALLOWS: dict[TokenScope, tuple[TokenScope, ...]] = {
-    "read": ("read",),
-    "write": ("read", "write"),
-    "admin": ("read", "write", "admin"),
-}
 
 
 def check_address(settings: Settings, database: Database) -> None:
@@ -70,7 +66,7 @@ class Gate:
         self._settings = settings
         self._database = database
         self._any: tuple[float, bool] | None = None
-        self._scopes: dict[str, tuple[float, TokenScope]] = {}
+        self._callers: dict[str, tuple[float, Caller]] = {}
 
     def install_tokens(self) -> None:
         """Makes the tokens of the settings valid."""
@@ -95,34 +91,35 @@ class Gate:
                 known = self._any = (time.monotonic() + CACHE_S, any_token(session))
         return known[1]
 
-    def scope_of(self, token: str) -> TokenScope:
-        """The scope of a token; raises TokenNeeded for one that is not valid."""
+    def caller_of(self, token: str) -> Caller:
+        """Whose token it is; raises TokenNeeded for one that is not valid."""
         key = token_sha256(token)
-        known = self._scopes.get(key)
+        known = self._callers.get(key)
         if known is not None and known[0] >= time.monotonic():
             return known[1]
         with self._database.reading() as session:
             found = find_token(session, token)
-            scope = None if found is None else found.scope
-        if scope is None:
-            self._scopes.pop(key, None)
+        if found is None:
+            self._callers.pop(key, None)
             raise TokenNeeded("the bearer token is not valid: it is unknown, revoked or has expired")
-        if len(self._scopes) >= CACHED_TOKENS:
-            self._scopes.clear()
-        self._scopes[key] = (time.monotonic() + CACHE_S, scope)
-        return scope
+        if len(self._callers) >= CACHED_TOKENS:
+            self._callers.clear()
+        caller = Caller(found.name, found.scope, found.id, found.expires_at)
+        self._callers[key] = (time.monotonic() + CACHE_S, caller)
+        return caller
 
-    def check(self, method: str, path: str, headers: Headers) -> None:
-        """Raises TokenNeeded or Forbidden where this request may not be answered."""
+    def check(self, method: str, path: str, headers: Headers) -> Caller | None:
+        """Who asks; None where anybody may. Raises TokenNeeded or Forbidden where this may not be answered."""
         if not self.needs_token():
             self._check_loopback(method, headers)
-            return
+            return LOCAL
         if path in PUBLIC or path.startswith(PUBLIC_FOLDER):
-            return
-        scope = self.scope_of(bearer_token(headers))
+            return None
+        caller = self.caller_of(bearer_token(headers))
         needed: TokenScope = "read" if method in READING else "write"
-        if needed not in ALLOWS[scope]:
-            raise Forbidden(f"{method} {path} needs a token of scope {needed}; this one has scope {scope}")
+        if not caller.may(needed):
+            raise Forbidden(f"{method} {path} needs a token of scope {needed}; this one has scope {caller.scope}")
+        return caller
 
     def _check_loopback(self, method: str, headers: Headers) -> None:
         names = self._settings.host_names
@@ -165,13 +162,15 @@ class Access:
             await self.app(scope, receive, send)
             return
         method, path = scope["method"], scope["path"]
+        state = scope.setdefault("state", {})
+        check = self.gate.check
         try:
-            await to_thread.run_sync(self.gate.check, method, path, Headers(scope=scope), limiter=self._threads)
+            state["caller"] = await to_thread.run_sync(check, method, path, Headers(scope=scope), limiter=self._threads)
         except TokenNeeded as error:
             if not (method == "GET" and is_page(path)):
                 await problem_of(error)(scope, receive, send)
                 return
-            scope.setdefault("state", {})["token_needed"] = True
+            state["token_needed"] = True
         except PhasewatchError as error:
             await problem_of(error)(scope, receive, send)
             return

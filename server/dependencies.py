@@ -17,9 +17,11 @@ from sqlalchemy.orm import Session
 from phasewatch.storage.artifacts import Artifacts
 from phasewatch.storage.database import Database
 from phasewatch.storage.limits import MAX_STEP
+from server import callers
 from server.auth import Gate
 from server.events import EventHub
 from server.metrics import Metrics
+from server.problems import Forbidden, TokenNeeded
 from server.settings import Settings
 
 
@@ -64,6 +66,24 @@ async def _ingested(request: Request) -> dict[str, int]:
     return found
 
 
+async def _caller(request: Request) -> callers.Caller:
+    found: callers.Caller | None = request.scope.get("state", {}).get("caller")
+    if found is None:
+        raise TokenNeeded("nobody is known to ask; send `Authorization: Bearer TOKEN`")
+    return found
+
+
+async def _needs_admin(request: Request) -> None:
+    caller = await _caller(request)
+    if not caller.is_admin:
+        path = request.url.path
+        raise Forbidden(f"{request.method} {path} needs a token of scope admin; this one has scope {caller.scope}")
+
+
+ADMIN_ONLY = [Depends(_needs_admin)]
+"""The `dependencies` of a router or a route that only scope admin may ask."""
+
+Caller = Annotated[callers.Caller, Depends(_caller)]  # who asks: name, scope, is_admin, token_id
 Parts = Annotated[Service, Depends(_service)]
 ReadSession = Annotated[Session, Depends(_reading, scope="function")]
 WriteSession = Annotated[Session, Depends(_writing, scope="function")]

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from fastapi import APIRouter
 from fastapi.testclient import TestClient
 from sqlalchemy import delete
 
 from phasewatch.errors import InvalidInput
+from phasewatch.storage.artifacts import Artifacts
 from phasewatch.storage.database import Database
 from phasewatch.storage.schema import ApiToken, Scope
 from phasewatch.storage.tokens import put_token, token_sha256
 from server import auth
 from server.auth import check_address, host_name, is_loopback
+from server.dependencies import ADMIN_ONLY, Caller
 from server.settings import Settings
-from tests.server.conftest import MakeClient
+from tests.server.conftest import ADDRESS, MakeClient, make_app, refused
 
 RUNS = "/api/v1/runs"
 ADMIN = "an-admin-token"
@@ -190,3 +194,41 @@ def test_another_address_needs_a_token_to_listen_on(sqlite_database: Database, h
 )
 def test_the_port_of_a_host_header_is_left_out(header: str, name: str) -> None:
     assert host_name(header) == name
+
+
+class TestRoutesForAdmins:
+    """A route says itself that it is for admins, and what it tells whom."""
+
+    @pytest.fixture
+    def client(self, sqlite_database: Database, artifacts: Artifacts) -> TestClient:
+        """A client of a service with a route of each kind."""
+        app = make_app(sqlite_database, artifacts, admin_token=ADMIN)
+        router = APIRouter(prefix="/api/v1/vault", dependencies=ADMIN_ONLY)
+
+        @router.post("")
+        def open_vault(caller: Caller) -> dict[str, Any]:
+            return {"name": caller.name, "scope": caller.scope, "token": caller.token_id}
+
+        @app.get("/api/v1/me")
+        def show_caller(caller: Caller) -> bool:
+            return caller.is_admin
+
+        app.include_router(router)
+        return TestClient(app, base_url=ADDRESS)
+
+    @pytest.mark.parametrize("scope", ["read", "write"])
+    def test_a_lesser_scope_is_403(self, client: TestClient, sqlite_database: Database, scope: Scope) -> None:
+        add_token(sqlite_database, "t", scope)
+        with client:
+            refused(client.post("/api/v1/vault", headers=bearer("t")), 403, "scope")
+            assert client.get("/api/v1/me", headers=bearer("t")).json() is False
+
+    def test_an_admin_is_let_in_by_name(self, client: TestClient) -> None:
+        with client:
+            answer = client.post("/api/v1/vault", headers=bearer(ADMIN))
+            assert answer.json() == {"name": "PHASEWATCH_ADMIN_TOKEN", "scope": "admin", "token": 1}
+            assert client.get("/api/v1/me", headers=bearer(ADMIN)).json() is True
+
+    def test_without_tokens_this_machine_s_user_is_one(self, client: TestClient) -> None:
+        """Not entered: what the settings say of tokens was not made valid."""
+        assert client.post("/api/v1/vault").json() == {"name": "local", "scope": "admin", "token": None}
