@@ -12,6 +12,7 @@ from phasewatch.measures.groups import TokenGroup
 from phasewatch.measures.heads import score_heads
 from phasewatch.measures.losses import score_losses
 from phasewatch.measures.measurement import HeadScores, Measurement
+from phasewatch.measures.patterns import attention_pattern, natural_attention_pattern
 from phasewatch.measures.repetition import score_repetition
 from phasewatch.measures.trajectory import loss_slope, trajectory
 
@@ -21,8 +22,10 @@ __all__ = [
     "Measurement",
     "TokenGroup",
     "ablation",
+    "attention_pattern",
     "bigram_divergence",
     "loss_slope",
+    "natural_attention_pattern",
     "registry",
     "score_circuits",
     "score_copying",

@@ -100,7 +100,7 @@ def ablation(
     whole: Losses = {}
     for name, of_slice in tokens.items():
         whole[name], n_heads = _run(model, of_slice, (), mode, batch_size)
-        _check_heads(chosen, n_heads)
+        check_heads(chosen, n_heads)
     if not whole:
         raise InvalidInput(f"ablation is measured on the slices {' and '.join(SLICES)}; the probe set has neither")
 
@@ -179,7 +179,7 @@ def _effects(losses: Mapping[str, NDArray[np.floating]], probes: ProbeSet, seed:
     return found
 
 
-def _check_heads(heads: Sequence[Head], n_heads: Sequence[int]) -> None:
+def check_heads(heads: Sequence[Head], n_heads: Sequence[int]) -> None:
     """Raises InvalidInput where there are none, or the model lacks one."""
     if not heads:
         raise InvalidInput("name at least one (layer, head) to ablate")

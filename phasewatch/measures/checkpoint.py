@@ -1,7 +1,7 @@
 """Measures of one checkpoint by name, whatever they need: what a caller with a list of names and a model calls.
 
 Apart from the families, each of which computes its own measures together; this knows which family answers for what a
-measure needs, and nothing of any single measure but the two whose names carry parameters.
+measure needs, and nothing of any single measure but those whose names carry parameters.
 """
 
 from __future__ import annotations
@@ -22,11 +22,16 @@ from phasewatch.measures.evaluation import Model
 from phasewatch.measures.evidence import MEASURE, N_MATCHED, AblationName, to_measurement
 from phasewatch.measures.heads import score_heads
 from phasewatch.measures.measurement import Measurement
+from phasewatch.measures.patterns import PATTERNS, head_of, pattern_name
 from phasewatch.measures.registry import Cost, Measure, Needs, get, select
 from phasewatch.measures.repetition import score_repetition
 from phasewatch.probes import ProbeSet
 
-PARAMETRISED = {MEASURE: f"{MEASURE}:L1H0", "token_group": "token_group:closing"}
+PARAMETRISED = {
+    MEASURE: f"{MEASURE}:L1H0",
+    "token_group": "token_group:closing",
+    **{name: pattern_name(name, (1, 0)) for name in PATTERNS},
+}
 """Measures whose names carry parameters after a colon, with an example."""
 
 ABLATION_TOKENS = 1 << 17
@@ -50,6 +55,8 @@ def check_name(name: str) -> Measure:
         raise InvalidInput(f"measure {one.name!r} takes no parameters; {name!r} was asked for")
     if one.name == MEASURE:
         AblationName.parse(name)
+    elif one.name in PATTERNS:
+        head_of(name)
     return one
 
 
@@ -90,6 +97,8 @@ def score_model(
             found[name] = to_measurement(
                 ablation(model, few, asked.heads, mode=asked.mode, n_matched=N_MATCHED, seed=seed)
             )
+        elif one.name in PATTERNS and one.slice in probes.slices:
+            found[name] = PATTERNS[one.name](model, probes, head_of(name))
     return found
 
 

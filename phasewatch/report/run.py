@@ -26,6 +26,7 @@ AROUND = 5  # checkpoints on either side of a change that before and after are m
 _DRAWN = ("repeats", "random")
 _SCANS = 20
 HEAD_AXES = ["layers", "heads"]
+_OF_CHANGES = ("ablation:", "attention_pattern:", "natural_attention_pattern:")  # what the changes carry
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def read_run(client: Client, run_id: str, tell: Tell = lambda done, total: None)
     """Everything a report needs of a run. Raises NotFound."""
     run = client.get(f"/runs/{run_id}")
     names = [item["measure"] for item in client.items(f"/runs/{run_id}/measures")]
-    names = [name for name in dict.fromkeys(names) if not name.startswith("ablation:")]  # the changes carry those
+    names = [name for name in dict.fromkeys(names) if not name.startswith(_OF_CHANGES)]
     found = list(client.items(f"/runs/{run_id}/phase-changes", withdrawn="true"))
     changes = sorted(found, key=lambda change: (change["step"], change["id"]))
     standing = [change for change in changes if change["state"] != "withdrawn"]

@@ -17,6 +17,7 @@ from phasewatch.measures import registry
 from phasewatch.measures.ablation import Head, Mode
 from phasewatch.measures.checkpoint import plain_names
 from phasewatch.measures.evidence import AblationName
+from phasewatch.measures.patterns import PATTERNS, pattern_name
 from phasewatch.storage.artifacts import Artifacts
 from phasewatch.storage.database import Database
 from phasewatch.storage.jobs import NewJob
@@ -25,17 +26,19 @@ from server.jobs.work import Store, Work, job
 
 ON_REQUEST = "measure"
 ON_CHANGE = "ablate_on_change"
-HEADS_ALONE = 4  # of a change, silenced one by one; beyond, only all together
+HEADS_ALONE = 4  # of a change, silenced one by one and their patterns kept; beyond, only silenced all together
 BEHIND = -1  # priority: after the scores and scans of runs that go on
 MODES: tuple[Mode, ...] = ("full", "pattern_preserving")
 
 
 def names_at_change(heads: Sequence[Head]) -> list[str]:
-    """What is measured at a flagged checkpoint: every flagged measure, and what silencing the change's heads does."""
+    """What is measured at a flagged checkpoint: every flagged measure, the change's heads' patterns and ablations."""
     sets: list[tuple[Head, ...]] = [(head,) for head in heads[:HEADS_ALONE]]
     if len(heads) > 1:
         sets.append(tuple(sorted(heads)))
-    return [*plain_names("flagged"), *(str(AblationName(one, mode)) for one in sets for mode in MODES)]
+    ablations = [str(AblationName(one, mode)) for one in sets for mode in MODES]
+    patterns = [pattern_name(name, head) for head in heads[:HEADS_ALONE] for name in PATTERNS]
+    return [*plain_names("flagged"), *ablations, *patterns]
 
 
 def measure_job(kind: str, run_id: UUID, segment: int, step: int, names: Iterable[str], priority: int = 0) -> NewJob:

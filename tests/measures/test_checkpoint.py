@@ -60,10 +60,11 @@ def test_an_ablation_is_asked_for_by_its_heads() -> None:
 def test_names_without_their_parameters_or_with_useless_ones_are_refused() -> None:
     with pytest.raises(NotFound, match="'colour'"):
         check_name("colour")
-    for name in ("ablation", "ablation:", "token_group", "token_group:", "icl_score:x", "ablation:H1", "trajectory"):
+    wrong = ("ablation", "ablation:", "token_group", "token_group:", "icl_score:x", "ablation:H1", "trajectory")
+    for name in (*wrong, "attention_pattern", "attention_pattern:L1", "attention_pattern:L01H0"):
         with pytest.raises(InvalidInput, match=name.partition(":")[0]):
             check_name(name)
-    for name in ("icl_score", "token_group:closing", "ablation:L1H0"):
+    for name in ("icl_score", "token_group:closing", "ablation:L1H0", "natural_attention_pattern:L1H0"):
         assert check_name(name).name == name.partition(":")[0]
     assert not set(PARAMETRISED) & {name for cost in get_args(Cost) for name in plain_names(cost)}
 

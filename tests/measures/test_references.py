@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from phasewatch.measures import (
     ablation,
+    attention_pattern,
     circuits,
     loss_slope,
+    natural_attention_pattern,
     registry,
     score_circuits,
     score_copying,
@@ -325,6 +327,8 @@ REFERENCES: dict[str, Callable[[], object]] = {
     "q_composition_z": lambda: compositions("query")[1],
     "v_composition_z": lambda: compositions("value")[1],
     "qk_trace": qk_trace,
+    "attention_pattern": lambda: plain("repeats").patterns[SILENCED[0], 0, SILENCED[1]],
+    "natural_attention_pattern": lambda: plain("text").patterns[SILENCED[0], 0, SILENCED[1]],
     "ablation": ablated,
     "natural_loops": lambda: np.mean([loops(row) for row in written()]),
     "natural_distinct_grams": lambda: np.mean([distinct_grams(row) for row in written()]),
@@ -352,6 +356,8 @@ def measured() -> dict[str, NDArray[np.float64]]:
     silenced = ablation(model(), PROBES, [SILENCED]).change
     return {name: one.values for name, one in found.items()} | {
         "token_group": group.values,
+        "attention_pattern": attention_pattern(model(), PROBES, SILENCED).values,
+        "natural_attention_pattern": natural_attention_pattern(model(), PROBES, SILENCED).values,
         "ablation": np.array([silenced[name].values for name in ("icl_score", "repeat_gain", "mean_loss")]),
         "loss_slope": loss_slope(HISTORY.mean(1), TOKENS_SEEN)[1:],
         "trajectory": trajectory(HISTORY).coordinates,

@@ -93,6 +93,7 @@ def test_a_confirmed_change_has_its_checkpoints_measured_once(run: SmallRun) -> 
     names = names_at_change(CHANGE.heads)
     assert {tuple(job.parameters["measures"]) for job in jobs} == {tuple(sorted(names))}
     assert set(names) >= {*plain_names("flagged"), "ablation:L1H0", "ablation:L1H0+L1H1:pattern_preserving"}
+    assert set(names) >= {"attention_pattern:L1H0", "natural_attention_pattern:L1H1"}
     assert asked(run) == []
     find(run, CHANGE)
     assert asked(run) == []
