@@ -71,7 +71,7 @@ def main() -> int:
         names = (*MEASURES, *(f"token_group:{name}" for name in GROUPS))
         histories = [load_history(client, run_id, names) for run_id in run_ids]
         pictures = draw(client, histories)
-        write_report(read_run(client, run_ids[0]), REPORT, None)
+        write_report(read_run(client, run_ids[0]), REPORT)
         seconds = time.monotonic() - started
         summary = {"url": url, "seconds": round(seconds, 1), "runs": [summarise(history) for history in histories]}
         (FOLDER / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")

@@ -18,14 +18,15 @@ from phasewatch.errors import PhasewatchError
 if TYPE_CHECKING:  # the report loads matplotlib, which the other commands do without
     from phasewatch.report.run import Tell
 
-Reporter = Callable[[Client, str, Path, Path | None, bool], list[Path]]
+Reporter = Callable[[Client, str, Path, dict[str, Path], bool], list[Path]]
 
 
 def report(
     ctx: typer.Context,
     run: RunArgument,
     out: Annotated[Path | None, typer.Option(metavar="FILE.html", help="The file.  [default: report-RUN.html]")] = None,
-    png: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Also its pictures, as PNG files.")] = None,
+    png: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Also its pictures, as PNG at 300 dpi.")] = None,
+    svg: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Also its pictures, as SVG files.")] = None,
     url: UrlOption = None,
     token: TokenOption = None,
     as_json: JsonOption = False,
@@ -34,7 +35,8 @@ def report(
     write = _reporter()
     with connect(ctx, url, token) as client:
         run_id = find_run(client, run)["id"]
-        paths = write(client, run_id, out or Path(f"report-{run_id}.html"), png, as_json)
+        folders = {name: folder for name, folder in (("png", png), ("svg", svg)) if folder is not None}
+        paths = write(client, run_id, out or Path(f"report-{run_id}.html"), folders, as_json)
     if as_json:
         echo_json({"run": run_id, "paths": [str(path) for path in paths]})
     else:
@@ -49,12 +51,12 @@ def _reporter() -> Reporter:
     except ImportError as error:
         raise PhasewatchError(f"a report has pictures: pip install 'phasewatch[report]' ({error})") from error
 
-    def write(client: Client, run_id: str, out: Path, png: Path | None, to_stderr: bool) -> list[Path]:
+    def write(client: Client, run_id: str, out: Path, folders: dict[str, Path], to_stderr: bool) -> list[Path]:
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
         out_to = console(stderr=to_stderr)
         with Progress(*columns, console=out_to, transient=True, disable=not out_to.is_terminal) as progress:
             facts = read_run(client, run_id, _telling(progress, "reading"))
-            return write_report(facts, out, png, _telling(progress, "drawing"))
+            return write_report(facts, out, folders, _telling(progress, "drawing"))
 
     return write
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ CHANGE_FIELDS = (
     "start_step", "step", "end_step", "kind", "direction", "effect", "unit", "measure", "heads", "signs", "induction",
     "q_value", "n_checkpoints_inside",
 )  # fmt: skip
+INTERVALS = ("start_interval", "step_interval", "end_interval")
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,22 @@ def load_history(client: Client, run_id: str, measures: Sequence[str]) -> RunHis
         run,
         (np.array([row["step"] for row in loss], np.int64), np.array([row["mean"] for row in loss], np.float64)),
         {name: found for name in measures if (found := _load_measure(client, run_id, name)) is not None},
-        [PhaseChange.from_dict({name: item[name] for name in CHANGE_FIELDS}) for item in raw],
+        [phase_change(item) for item in raw],
         raw,
     )
+
+
+def phase_change(item: Mapping[str, Any]) -> PhaseChange:
+    """A change as the API gives it; an end that is open there (null) is infinite here."""
+    found = {name: item[name] for name in CHANGE_FIELDS} | {name: _interval(item[name]) for name in INTERVALS}
+    return PhaseChange.from_dict(found | {"effect": item["effect"] or 0.0})
+
+
+def _interval(ends: Sequence[float | None] | None) -> tuple[float, float] | None:
+    if ends is None:
+        return None
+    low, high = ends
+    return -math.inf if low is None else low, math.inf if high is None else high
 
 
 def _load_measure(client: Client, run_id: str, name: str) -> tuple[IntArray, FloatArray] | None:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from phasewatch.detection.phase_change import PhaseChange
 
@@ -85,23 +86,39 @@ def position_picture(runs: Panels) -> Figure:
     """Loss by position and step: mean loss by position (n, n_positions) in nats.
 
     The two-dimensional figure of Olsson et al. 2022: in-context learning is a loss that falls along the context.
-    Drawn is the loss minus its checkpoint's mean, so that the fall of the whole does not hide it, averaged over
-    positions in bins that grow with the position, so that the noise of single ones does not either.
+    Drawn is the loss minus its checkpoint's mean, so that the fall of the whole does not hide it.
     """
+    relative = {
+        name: (steps, profile - profile.mean(axis=1, keepdims=True), changes)
+        for name, (steps, profile, changes) in runs.items()
+    }
+    return _position_map(relative, "loss − checkpoint's mean (nats)")
+
+
+def slope_picture(runs: Panels) -> Figure:
+    """The log-derivative of the figure above: slopes (n, n_slopes) of the loss from position i to 2i, in nats per ln.
+
+    Negative where context helps; a model without in-context learning is flat beyond the first positions.
+    """
+    return _position_map(runs, "slope from i to 2i (nats per ln token)")
+
+
+def _position_map(runs: Panels, label: str) -> Figure:
+    """Values (n, n_positions) around zero, averaged over bins that grow with the position: single ones are noisy."""
     figure, panels = _panels(runs, height=3.6)
-    edges = [position_edges(profile.shape[1]) for _, profile, _ in runs.values()]
-    binned = [_relative_to_mean(profile, at) for (_, profile, _), at in zip(runs.values(), edges, strict=True)]
+    edges = [position_edges(values.shape[1]) for _, values, _ in runs.values()]
+    binned = [_bin_means(values, at) for (_, values, _), at in zip(runs.values(), edges, strict=True)]
     later = [values[:, at[:-1] >= CONTEXT_FREE] for values, at in zip(binned, edges, strict=True)]
     limit = max(float(np.nanmax(np.abs(values), initial=0.01)) for values in later)
     for axes, at, values, (steps, _, changes) in zip(panels, edges, binned, runs.values(), strict=True):
         norm = TwoSlopeNorm(0.0, -limit, limit)
         image = axes.pcolormesh(step_edges(steps), at + 0.5, values.T, cmap="PuOr", norm=norm)
         axes.set_yscale("log", base=2)
-        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_yticks(ticks := [2**k for k in range(int(at[-1]).bit_length())], [f"{tick:,}" for tick in ticks])
         mark_changes(axes, changes, int(steps[-1]), bands=False)
         step_axis(axes, int(steps[-1]))
     panels[0].set_ylabel("position in the context (token)")
-    figure.colorbar(image, ax=panels, label="loss − checkpoint's mean (nats)")
+    figure.colorbar(image, ax=panels, label=label, extend="both")
     return figure
 
 
@@ -116,10 +133,9 @@ def position_edges(n_positions: int) -> IntArray:
     return np.array(edges)
 
 
-def _relative_to_mean(profile: FloatArray, edges: IntArray) -> FloatArray:
-    """(n, n_positions) to (n, n_bins): the mean of each bin minus the mean of all positions."""
-    widths = np.diff(edges)
-    means: FloatArray = np.add.reduceat(profile, edges[:-1], axis=1) / widths - profile.mean(axis=1, keepdims=True)
+def _bin_means(values: FloatArray, edges: IntArray) -> FloatArray:
+    """(n, n_positions) to (n, n_bins): the mean of each bin."""
+    means: FloatArray = np.add.reduceat(values, edges[:-1], axis=1) / np.diff(edges)
     return means
 
 
@@ -141,7 +157,24 @@ def mark_changes(axes: Axes, changes: Sequence[PhaseChange], last_step: int, *, 
             axes.axvspan(change.start_step, end, color=colour, alpha=0.22, linewidth=0)
         for step, style in ((change.start_step, ":"), (change.step, "-"), (end, ":")):
             label = f"{name}, step {change.step}" if style == "-" and bands else None
-            axes.axvline(step, color=colour, linestyle=style, linewidth=1.2, label=label)
+            line = axes.axvline(step, color=colour, linestyle=style, linewidth=1.2, label=label)
+            if not bands:  # a map has every colour, the line's own too
+                line.set_path_effects([withStroke(linewidth=2.6, foreground="white")])
+        if bands:
+            _mark_intervals(axes, change, last_step, colour)
+
+
+def _mark_intervals(axes: Axes, change: PhaseChange, last_step: int, colour: str) -> None:
+    """Bars below the panel's upper edge: how well start, middle and end are known, the middle's one lower."""
+    for interval, height in (
+        (change.start_interval, 0.985), (change.step_interval, 0.96), (change.end_interval, 0.985)
+    ):  # fmt: skip
+        if interval is not None:
+            low, high = np.clip(interval, 0, last_step)
+            axes.plot(
+                [low, high], [height] * 2, color=colour, linewidth=3, alpha=0.9, solid_capstyle="butt",
+                transform=axes.get_xaxis_transform(), label="_interval",
+            )  # fmt: skip
 
 
 def step_axis(axes: Axes, last_step: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -18,12 +19,20 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
 from phasewatch.detection.phase_change import PhaseChange
-from phasewatch.report.history import CHANGE_FIELDS
+from phasewatch.report.history import phase_change
 from phasewatch.report.markup import Markup
-from phasewatch.report.pictures import head_picture, loss_picture, position_picture, score_picture
+from phasewatch.report.pictures import (
+    Panels,
+    head_picture,
+    loss_picture,
+    position_picture,
+    score_picture,
+    slope_picture,
+)
 from phasewatch.report.run import Course, RunFacts
 
-DPI = 150
+DPI = 150  # of what is an image inside the page
+PRINT_DPI = 300
 _INK = "#010203"  # stands for the page's own colour of text until the markup is made
 _INKED = (
     "text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color", "legend.edgecolor",
@@ -31,6 +40,21 @@ _INKED = (
 _CHANCE_COLOUR = "#ff4040"
 _ROW_INCHES, _TALLEST = 0.17, 9.0
 _NAMED_ROWS = 48  # heads; with more, not every row has a name
+
+
+_BANDS = " Bands: changes from start to end; bars above them: 95 % intervals of start, middle and end."
+_MAPS: dict[str, tuple[str, str, Callable[[Panels], Figure], str]] = {
+    "position_profile": (
+        "position", "Loss by position and step", position_picture,
+        "At each checkpoint the loss by position minus the mean over positions, the two-dimensional figure of Olsson "
+        "et al. 2022. Where later positions turn below the mean, the model has begun to learn in context.",
+    ),
+    "position_slope": (
+        "position_slope", "Slope of the loss along the context", slope_picture,
+        "The derivative of the figure of loss by position with respect to the logarithm of the position. Orange: "
+        "tokens further on are predicted better. Without in-context learning only the first positions are coloured.",
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,9 +74,10 @@ def pictures(facts: RunFacts) -> list[Picture]:
 
 def _pictures(facts: RunFacts) -> Iterator[Picture]:
     # The run's name stays out of the figures, where it could be read as a formula
-    changes = [_phase_change(change) for change in facts.changes]
+    changes = [phase_change(change) for change in facts.changes]
     if _is_drawn(facts.loss_steps, facts.loss):
         caption = f"Mean over the probe tokens of slice {facts.slice}, at {len(facts.loss_steps)} checkpoints."
+        caption += _BANDS if changes else ""
         panels = {"": (facts.loss_steps, facts.loss, changes)}
         yield Picture("loss", "Mean loss", caption, lambda: loss_picture(panels))
     for name, title in (("icl_score", "ICL score"), ("repeat_gain", "Repeat gain")):
@@ -63,23 +88,14 @@ def _pictures(facts: RunFacts) -> Iterator[Picture]:
         course = facts.measures.get(name)
         if course is not None and course.of_heads and _is_drawn(course.steps, course.values):
             yield Picture(name, _title(name), _heads_caption(facts, course), _heads(course, changes))
-    profile = facts.measures.get("position_profile")
-    if profile is not None and profile.values.ndim == 2 and _is_drawn(profile.steps, profile.values):
-        drawn = {"": (profile.steps, profile.values, changes)}
-        caption = (
-            "At each checkpoint the loss by position minus the mean over positions. Where later positions turn below "
-            "the mean, the model has begun to learn in context."
-        )
-        yield Picture("position", "Loss by position and step", caption, lambda: position_picture(drawn))
+    for name, (file, title, draw, caption) in _MAPS.items():
+        course = facts.measures.get(name)
+        if course is not None and course.values.ndim == 2 and _is_drawn(course.steps, course.values):
+            yield Picture(file, title, caption, partial(draw, {"": (course.steps, course.values, changes)}))
 
 
 def _is_drawn(steps: Any, values: Any) -> bool:
     return len(steps) > 1 and bool(np.isfinite(values).any())
-
-
-def _phase_change(change: dict[str, Any]) -> PhaseChange:
-    found = {name: change[name] for name in CHANGE_FIELDS}
-    return PhaseChange.from_dict(found | {"effect": change["effect"] or 0.0})
 
 
 def _title(name: str) -> str:
@@ -121,25 +137,32 @@ def _heads(course: Course, changes: list[PhaseChange]) -> Callable[[], Figure]:
 
 
 def to_png(picture: Picture) -> bytes:
-    """The picture as PNG at 150 dots an inch, the same bytes for the same data."""
+    """The picture as PNG at 300 dots an inch, as journals ask for; the same bytes for the same data."""
     out = BytesIO()
-    picture.draw().savefig(out, format="png", dpi=DPI, metadata={"Software": None})
+    picture.draw().savefig(out, format="png", dpi=PRINT_DPI, metadata={"Software": None})
     return out.getvalue()
+
+
+def to_svg_file(picture: Picture) -> bytes:
+    """The picture as an SVG file of its own, black on white, its letters as outlines; the same bytes again."""
+    return _svg(picture, {}).encode()
 
 
 def to_svg(picture: Picture) -> Markup:
     """The picture as an inline SVG whose ink is the text's colour; its ids begin with the picture's name."""
+    style = {**dict.fromkeys(_INKED, _INK), "axes.facecolor": "none", "figure.facecolor": "none"}
+    return _inline(_svg(picture, style), picture)
+
+
+def _svg(picture: Picture, style: dict[str, str]) -> str:
     out = BytesIO()
-    style: Any = {
-        **dict.fromkeys(_INKED, _INK), "axes.facecolor": "none", "figure.facecolor": "none",
-        "svg.hashsalt": picture.name, "svg.fonttype": "path",
-    }  # fmt: skip
-    with rc_context(style):
+    always: Any = {"svg.hashsalt": picture.name, "svg.fonttype": "path", **style}
+    with rc_context(always):
         figure = picture.draw()
         for mesh in figure.findobj(QuadMesh):
             mesh.set_rasterized(True)  # one image, however many checkpoints and heads
         figure.savefig(out, format="svg", dpi=DPI, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return _inline(out.getvalue().decode(), picture)
+    return out.getvalue().decode()
 
 
 def _inline(svg: str, picture: Picture) -> Markup:

@@ -90,9 +90,12 @@ def where(change: Mapping[str, Any]) -> str:
     return f"in {' and in '.join(places)}" if places else f"in {change['measure']}"
 
 
-def within(interval: Sequence[float] | None) -> str:
-    """An interval of steps as ` [low, high]`; nothing without one."""
-    return "" if interval is None else f" [{interval[0]:.0f}, {interval[1]:.0f}]"
+def within(interval: Sequence[float | None] | None) -> str:
+    """An interval of steps as ` [low, high]`, an open end as …; nothing without one."""
+    if interval is None:
+        return ""
+    low, high = ("…" if end is None else f"{end:.0f}" for end in interval)
+    return f" [{low}, {high}]"
 
 
 def reasons(facts: RunFacts) -> list[str]:
@@ -120,7 +123,8 @@ def _reasons(facts: RunFacts) -> Iterator[str]:
     if spikes:
         yield f"{_counted(spikes, 'spike')} of one checkpoint {'is' if spikes == 1 else 'are'} no change of level."
     if facts.withdrawn:
-        yield f"{_counted(len(facts.withdrawn), 'change')} reported on the way did not last and was withdrawn."
+        were = "was" if len(facts.withdrawn) == 1 else "were"
+        yield f"{_counted(len(facts.withdrawn), 'change')} reported on the way did not last and {were} withdrawn."
     if facts.non_finite:
         yield f"{facts.non_finite:,} losses are NaN or infinite; they are skipped."
     if run["failure"]:

@@ -6,9 +6,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 from sqlalchemy import delete
 
 from phasewatch.client import Client
@@ -33,6 +35,7 @@ from tests.report.html_text import HtmlText
 STEPS = [0, 10, 20, 40, 80, 160, 240, 320, 400, 500]
 HOSTILE = '<script>alert(1)</script><img src=x onerror="x"> $\\frac$ & \u202e\''
 TOKEN = "</code><b>"
+SVG_NAMES = {"svg", "metadata", "RDF", "Work", "type", "defs", "style", "g", "path", "use", "clipPath", "rect", "image"}
 INDUCTION = PhaseChange(
     start_step=81,
     step=163,
@@ -104,6 +107,7 @@ def _scores(step: int) -> dict[str, StoredMeasurement]:
         "natural_prefix_matching": StoredMeasurement(1, heads, 0.0435),
         "icl_score": StoredMeasurement(3, icl, 0.0, np.array([icl - 0.0125, icl + 0.0125])),
         "position_profile": StoredMeasurement(1, np.linspace(4, 3 - late, 8)),
+        "position_slope": StoredMeasurement(1, np.linspace(-1 - late, -late, 4), 0.0),
         "ablation:L1H0": StoredMeasurement(1, ablated, 0.0, interval),
     }
 
@@ -260,22 +264,23 @@ class TestFile:
         run = record(changes=(HIDDEN, INDUCTION))
         with sqlite_database.transaction() as session:
             session.execute(delete(MeasurementRow))  # one picture shows it as well as four
-        first, _ = read(tmp_path / "1", phasewatch, run, "--png", str(tmp_path / "a"))
-        second, _ = read(tmp_path / "2", phasewatch, run, "--png", str(tmp_path / "b"))
+        folders = [tmp_path / name for name in "ab"]
+        first, second = (
+            read(folder, phasewatch, run, "--png", str(folder), "--svg", str(folder))[0] for folder in folders
+        )
         assert first == second
-        contents = [(tmp_path / folder / "loss.png").read_bytes() for folder in "ab"]
-        assert contents[0] == contents[1]
-        assert contents[0].startswith(b"\x89PNG")
+        for file in ("loss.png", "loss.svg"):
+            assert (folders[0] / file).read_bytes() == (folders[1] / file).read_bytes()
 
     def test_curves_take_the_page_s_colours_and_say_chance(
         self, tmp_path: Path, phasewatch: Call, record: Make
     ) -> None:
-        png = tmp_path / "png"
-        page, seen = read(tmp_path, phasewatch, record(changes=(INDUCTION,)), "--png", str(png))
-        files = sorted(path.name for path in png.iterdir())
-        assert files == ["icl_score.png", "loss.png", "natural_prefix_matching.png", "position.png"]
+        page, seen = read(tmp_path, phasewatch, record(changes=(INDUCTION,)))
         labels = [attributes["aria-label"] for name, attributes in seen.tags if name == "svg"]
-        assert labels == ["Mean loss", "ICL score", "Natural prefix matching", "Loss by position and step"]
+        assert labels == [
+            "Mean loss", "ICL score", "Natural prefix matching", "Loss by position and step",
+            "Slope of the loss along the context",
+        ]  # fmt: skip
         ids = [attributes["id"] for _, attributes in seen.tags if "id" in attributes]
         assert len(set(ids)) == len(ids)
         assert set(re.findall(r'(?:href="|url\()#([^")]+)', page)) <= set(ids)
@@ -284,6 +289,20 @@ class TestFile:
         assert "prefers-color-scheme: dark" in page
         assert "@media print" in page
         assert "uniform attention over what came before: 0.0435" in seen.shown
+
+    def test_pictures_as_files_are_fit_for_print(self, tmp_path: Path, phasewatch: Call, record: Make) -> None:
+        png, svg = tmp_path / "png", tmp_path / "svg"
+        read(tmp_path, phasewatch, record(changes=(INDUCTION,)), "--png", str(png), "--svg", str(svg))
+        names = ["icl_score", "loss", "natural_prefix_matching", "position", "position_slope"]
+        assert sorted(path.name for path in png.iterdir()) == [f"{name}.png" for name in names]
+        assert sorted(path.name for path in svg.iterdir()) == [f"{name}.svg" for name in names]
+        for name in names:
+            with Image.open(png / f"{name}.png") as image:
+                assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+                assert image.width >= 1_500
+            drawn = ElementTree.fromstring((svg / f"{name}.svg").read_bytes())
+            assert {child.tag.rpartition("}")[2] for child in drawn.iter()} <= SVG_NAMES
+            assert "currentColor" not in (svg / f"{name}.svg").read_text()
 
     def test_without_a_name_it_is_called_after_the_run(
         self, tmp_path: Path, phasewatch: Call, record: Make, monkeypatch: pytest.MonkeyPatch

@@ -5,12 +5,13 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from phasewatch.detection.phase_change import PhaseChange
-from phasewatch.report import head_picture, loss_picture, position_picture, token_picture
+from phasewatch.report import head_picture, loss_picture, position_picture, slope_picture, token_picture
 from phasewatch.report.pictures import CHANGE_COLOUR, INDUCTION_COLOUR, position_edges, step_edges
 
 STEPS = np.array([0, 1, 2, 4, 10, 50, 100, 200, 400, 700])
@@ -64,6 +65,26 @@ def test_the_position_map_is_relative_to_each_checkpoint() -> None:
     shown = np.asarray(mesh.get_array()).reshape(len(edges) - 1, 10)
     for row, (first, end) in enumerate(pairwise(edges.tolist())):
         np.testing.assert_allclose(shown[row], profile[:, first:end].mean(axis=1) - profile.mean(axis=1))
+
+
+def test_the_map_of_slopes_is_the_slopes_and_zero_is_its_middle() -> None:
+    slopes = np.random.default_rng(0).normal(size=(10, 8))
+    figure = slope_picture({"run": (STEPS, slopes, [])})
+    mesh = next(child for child in figure.axes[0].collections if isinstance(child, QuadMesh))
+    shown = np.asarray(mesh.get_array()).reshape(-1, 10)
+    edges = position_edges(8)
+    for row, (first, end) in enumerate(pairwise(edges.tolist())):
+        np.testing.assert_allclose(shown[row], slopes[:, first:end].mean(axis=1))
+    low, high = mesh.get_clim()
+    later = np.stack([slopes[:, 4:6].mean(axis=1), slopes[:, 6:8].mean(axis=1)])
+    assert (low, high) == pytest.approx((-np.abs(later).max(), np.abs(later).max()))
+
+
+def test_bars_show_how_well_start_middle_and_end_are_known() -> None:
+    known = change().evolve(start_interval=(90.0, 120.0), step_interval=(150.0, 260.0), end_interval=(300.0, np.inf))
+    figure = loss_picture({"run": (STEPS, np.linspace(6, 2, 10), [known])})
+    bars = [line.get_xdata() for line in figure.axes[0].lines if line.get_label() == "_interval"]
+    assert [list(np.asarray(ends)) for ends in bars] == [[90, 120], [150, 260], [300, 700]]
 
 
 def test_position_bins_grow_and_end_with_the_context() -> None:

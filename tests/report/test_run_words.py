@@ -32,8 +32,13 @@ CHANGE: dict[str, Any] = {
             + ", ".join(f"L0H{head}" for head in range(12))
             + " and 2 more. It is provisional: later checkpoints may confirm it or withdraw it.",
         ),
+        (
+            {"start_interval": (None, 120.4), "end_interval": (250.0, None)},
+            "A change of level, from step 100 […, 120] to step 300 [250, …] (half way at step 200 [180, 221]), in "
+            "mean_loss:text.",
+        ),
     ],
-    ids=["level", "slope", "spike", "group", "heads"],
+    ids=["level", "slope", "spike", "group", "heads", "open"],
 )
 def test_a_change_in_a_sentence(fields: dict[str, Any], sentence: str) -> None:
     assert change_sentence(CHANGE | fields) == sentence
