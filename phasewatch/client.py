@@ -137,6 +137,10 @@ class Client:
         """The JSON that the server answers to `body`."""
         return self._json("POST", path, json=body)
 
+    def patch(self, path: str, body: Any) -> Any:
+        """The JSON that the server answers to the change `body` of what lies at `path`."""
+        return self._json("PATCH", path, json=body)
+
     def delete(self, path: str) -> Any:
         """The JSON that the server answers to the deletion of what lies at `path`."""
         return self._json("DELETE", path)

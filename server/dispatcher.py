@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from phasewatch.storage.database import Database
 from phasewatch.storage.jobs import claim_jobs, extend_leases, fail_attempt, give_back_jobs, has_claimable
 from server.executors import Executor
-from server.jobs import Work, describe_failure
+from server.jobs import Failure, Work
 
 LEASE_S = 60.0
 POLL_S = 0.3
@@ -43,7 +43,7 @@ class Dispatcher:
         self.owner = owner_name("worker")
         self._database, self._executor = database, executor
         self._lease_s, self._poll_s = lease_s, poll_s
-        self._running: dict[Future[str | None], Work] = {}
+        self._running: dict[Future[Failure | None], Work] = {}
         self._stopping = threading.Event()
         self._news = threading.Event()  # a job ended, or it is time to stop
         self._threads = [threading.Thread(target=each, daemon=True) for each in (self._dispatch, self._keep_leases)]
@@ -90,10 +90,10 @@ class Dispatcher:
     def _record_ended(self) -> None:
         """Records failed attempts (a job that succeeded has stored its own end) and forgets what ended."""
         for future, work in [(future, work) for future, work in self._running.items() if future.done()]:
-            error = _error_of(future)
-            if error is not None and not self._stopping.is_set():
+            failure = _failure_of(future)
+            if failure is not None and not self._stopping.is_set():
                 with self._database.transaction() as session:
-                    fail_attempt(session, work.job_id, self.owner, error)
+                    fail_attempt(session, work.job_id, self.owner, failure.error, failure.traceback)
             del self._running[future]
 
     def _claim(self) -> None:
@@ -123,9 +123,9 @@ class Dispatcher:
                 log.warning("leases of %d jobs could not be kept: %s", len(held), str(error).splitlines()[0])
 
 
-def _error_of(future: Future[str | None]) -> str | None:
+def _failure_of(future: Future[Failure | None]) -> Failure | None:
     """How an ended job failed; an executor that could not even start it raises."""
     if future.cancelled():
-        return "the worker stopped before it began this job"
+        return Failure("the worker stopped before it began this job")
     raised = future.exception()
-    return future.result() if raised is None else describe_failure(raised)
+    return future.result() if raised is None else Failure.of(raised)

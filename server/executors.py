@@ -20,18 +20,18 @@ import torch
 
 from phasewatch.storage.artifacts import Artifacts
 from phasewatch.storage.database import Database
-from server.jobs import Work, attempt
+from server.jobs import Failure, Work, attempt
 from server.logs import configure_logging
 
 log = logging.getLogger(__name__)
 
 
 class Executor(Protocol):
-    """Runs at most `slots` jobs at once; a future's result is the error as text, or None."""
+    """Runs at most `slots` jobs at once; a future's result is how the job failed, or None."""
 
     slots: int
 
-    def submit(self, work: Work) -> Future[str | None]:
+    def submit(self, work: Work) -> Future[Failure | None]:
         """Starts a job; the future never raises."""
 
     def close(self) -> None:
@@ -52,7 +52,7 @@ class ThreadExecutor:
         self._database, self._artifacts = database, artifacts
         self._threads = ThreadPoolExecutor(slots, "job")
 
-    def submit(self, work: Work) -> Future[str | None]:
+    def submit(self, work: Work) -> Future[Failure | None]:
         return self._threads.submit(attempt, work, self._database, self._artifacts)
 
     def close(self) -> None:
@@ -71,7 +71,7 @@ class ProcessExecutor:
         self._lock = threading.Lock()
         self._closed = False
 
-    def submit(self, work: Work) -> Future[str | None]:
+    def submit(self, work: Work) -> Future[Failure | None]:
         return self._threads.submit(self._run, work)
 
     def close(self) -> None:
@@ -88,20 +88,20 @@ class ProcessExecutor:
         with self._lock:
             return [child.process_id for child in self._children]
 
-    def _run(self, work: Work) -> str | None:
+    def _run(self, work: Work) -> Failure | None:
         child = self._take()
         if child is None:
-            return "the worker is stopping"
+            return Failure("the worker is stopping")
         try:
-            error = child.run(work)
+            failure = child.run(work)
         except _ChildLost as lost:
             with self._lock:
                 self._children.discard(child)
             log.warning("job %d (%s): %s", work.job_id, work.kind, lost)
-            return str(lost)
+            return Failure(str(lost))
         with self._lock:
             self._idle.append(child)
-        return error
+        return failure
 
     def _take(self) -> _Child | None:
         with self._lock:
@@ -134,13 +134,13 @@ class _Child:
     def process_id(self) -> int:
         return self._process.pid or 0
 
-    def run(self, work: Work) -> str | None:
+    def run(self, work: Work) -> Failure | None:
         """Does one job there. Raises _ChildLost where the process ended."""
         try:
             self._pipe.send(work)
             wait([self._pipe, self._process.sentinel])
             if self._pipe.poll():
-                answer: str | None = self._pipe.recv()
+                answer: Failure | None = self._pipe.recv()
                 return answer
         except (EOFError, OSError):
             pass

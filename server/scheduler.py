@@ -6,6 +6,7 @@ jobs; what a scheduler remembers (how far it has looked) only spares it work. AP
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from dataclasses import dataclass
@@ -13,12 +14,15 @@ from datetime import UTC, datetime, timedelta
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
+from sqlalchemy.exc import IntegrityError
 
 from phasewatch.storage.database import Database
 from phasewatch.storage.events import trim_events
-from phasewatch.storage.jobs import enqueue, insert_firing, last_firing, list_monitors, note_tick, trim_firings
+from phasewatch.storage.jobs import enqueue, note_tick
+from phasewatch.storage.monitors import insert_firing, last_firing, list_monitors, trim_firings
 from phasewatch.storage.schema import Monitor, utc_now
-from server.monitors import KINDS, MAX_JOBS, Due, find_jobs, next_firing
+from server.monitors import KINDS, MAX_JOBS, find_jobs
+from server.triggers import Due, next_firing
 
 TICK_S = 1
 MARGIN = timedelta(minutes=1)  # longest that a transaction may take between its clock reading and its commit
@@ -47,7 +51,7 @@ class Scheduler:
     def __init__(self, database: Database, name: str) -> None:
         self.name = name
         self._database = database
-        self._looks: dict[int, _Look] = {}
+        self._looks: dict[str, _Look] = {}
         self._clock = BackgroundScheduler(timezone=UTC, executors={"default": ThreadPoolExecutor(1)})
         logging.getLogger("apscheduler").setLevel(logging.ERROR)  # it logs every tick, and every one that ran late
 
@@ -66,8 +70,8 @@ class Scheduler:
     def tick(self, now: datetime | None = None) -> int:
         """Fires every monitor that is due at `now`; how many jobs that made.
 
-        A monitor that cannot fire (a trigger that cannot be read, say) is logged and does not stop the others. Raises
-        the database's error where it is out of reach.
+        A monitor that cannot fire (its trigger cannot be read, or it was deleted at this moment) is logged and does not
+        stop the others. Raises the database's error where it is out of reach.
         """
         now = now or utc_now()
         with self._database.transaction() as session:
@@ -79,8 +83,8 @@ class Scheduler:
             try:
                 due = next_firing(monitor.trigger, monitor.created_at, last, now)
                 made += self._fire(monitor, due, now) if due is not None else 0
-            except ValueError as error:
-                log.error("monitor %d (%s) cannot fire: %s", monitor.id, monitor.name, error)
+            except (ValueError, IntegrityError) as error:
+                log.error("monitor %d (%s) cannot fire: %s", monitor.id, monitor.name, _first_line(error))
         return made
 
     def trim(self) -> None:
@@ -90,13 +94,14 @@ class Scheduler:
         log.info("trimmed %d events and %d empty firings", events, firings)
 
     def _fire(self, monitor: Monitor, due: Due, now: datetime) -> int:
-        look = self._looks.get(monitor.id)
+        watch = _watch(monitor)
+        look = self._looks.get(watch)
         if look is not None and due.only_with_work and now < look.rest_until:
             return 0
         begin = time.perf_counter()
         with self._database.reading() as session:
             fully = look is None or look.at_all is None or now - look.at_all >= FULL_LOOK
-            jobs = find_jobs(session, monitor, None if fully or look is None else look.at - MARGIN)
+            jobs = find_jobs(session, monitor, None if fully or look is None else look.at - MARGIN, due.at)
         took_s = time.perf_counter() - begin
         made = 0
         if jobs or not due.only_with_work:
@@ -108,7 +113,7 @@ class Scheduler:
         complete = len(jobs) < MAX_JOBS
         at_all = now if fully else look.at_all if look is not None else None
         rest_s = REST * took_s if took_s > LONG_S else 0.0
-        self._looks[monitor.id] = _Look(now, at_all if complete else None, now + timedelta(seconds=rest_s))
+        self._looks[watch] = _Look(now, at_all if complete else None, now + timedelta(seconds=rest_s))
         return made
 
     def _try_tick(self) -> None:
@@ -126,6 +131,11 @@ class Scheduler:
 
 def _rank(monitor: Monitor) -> tuple[int, int]:
     return (KINDS.index(monitor.kind) if monitor.kind in KINDS else len(KINDS), monitor.id)
+
+
+def _watch(monitor: Monitor) -> str:
+    """What a monitor looks for: one that is edited looks at everything again."""
+    return json.dumps([monitor.id, monitor.created_at.isoformat(), monitor.kind, monitor.selector, monitor.parameters])
 
 
 def _first_line(error: Exception) -> str:

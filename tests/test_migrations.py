@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 from phasewatch.errors import SchemaMismatch
 from phasewatch.storage import database as database_module
 from phasewatch.storage.database import Database
-from phasewatch.storage.jobs import list_monitors
+from phasewatch.storage.monitors import list_monitors
 from phasewatch.storage.runs import NewRun, create_run, list_runs, list_segments
 from phasewatch.storage.schema import REVISION, Base
 from server import migrations

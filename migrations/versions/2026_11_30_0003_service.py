@@ -28,11 +28,19 @@ def downgrade() -> None:
 
 
 def _add_jobs() -> None:
-    pass
+    with op.batch_alter_table("jobs") as batch:
+        batch.add_column(sa.Column("traceback", sa.Text(), nullable=True))
+        batch.add_column(sa.Column("progress", sa.Double(), nullable=True))
+        batch.add_column(sa.Column("progress_text", sa.Text(), nullable=True))
+        batch.add_column(sa.Column("result", sa.JSON(none_as_null=True), nullable=True))
+        batch.create_index(batch.f("ix_jobs_firing_id"), ["firing_id"], unique=False)
 
 
 def _drop_jobs() -> None:
-    pass
+    with op.batch_alter_table("jobs") as batch:
+        batch.drop_index(batch.f("ix_jobs_firing_id"))
+        for column in ("result", "progress_text", "progress", "traceback"):
+            batch.drop_column(column)
 
 
 # Alerts and their channels.

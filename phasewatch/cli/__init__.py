@@ -6,6 +6,7 @@
     phasewatch compare RUN RUN …            when each changed, and what it learnt, against size and treatment
     phasewatch study sandwich               train treatments with several seeds, and report when each changed
     phasewatch measures                     what can be measured; `phasewatch measure RUN NAME…` asks for it
+    phasewatch monitor list                 scheduled watches; `add`, `edit`, `fire`, `firings`, `remove`
     phasewatch group add RUN NAME …         follow the loss of a set of tokens, such as closing brackets
 
 Errors are one line on standard error and exit status 1; a wrong call is status 2.

@@ -11,6 +11,7 @@ import phasewatch
 from phasewatch.cli.compare import compare
 from phasewatch.cli.groups import group
 from phasewatch.cli.measures import measure, measures
+from phasewatch.cli.monitors import monitor
 from phasewatch.cli.options import Connection, TokenOption, UrlOption
 from phasewatch.cli.report import report
 from phasewatch.cli.runs import runs, show
@@ -69,3 +70,4 @@ app.command()(report)
 app.command()(measures)
 app.command()(measure)
 app.add_typer(group)
+app.add_typer(monitor)

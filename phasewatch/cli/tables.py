@@ -41,7 +41,7 @@ def print_runs(out: Console, runs: Sequence[dict[str, Any]], changes: Sequence[l
     for run, of_run in zip(runs, changes, strict=True):
         table.add_row(
             plain(run["name"]), plain(run["id"][:_ID_LENGTH]), _status(run["status"]), _progress(run),
-            _time(run["created_at"]), _counted(of_run),
+            short_time(run["created_at"]), _counted(of_run),
         )  # fmt: skip
     out.print(table)
 
@@ -145,7 +145,7 @@ def _progress(run: dict[str, Any]) -> Text:
     return Text(f"{run['last_step']}" + (f"/{run['n_steps']}" if run["n_steps"] is not None else ""))
 
 
-def _time(moment: str) -> Text:
+def short_time(moment: str) -> Text:
     """A time of the API's, in this machine's time zone."""
     return Text(datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M"))
 

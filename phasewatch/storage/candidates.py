@@ -1,7 +1,7 @@
-"""What monitors find to do: checkpoints without their score, runs whose measurements no scan has seen.
+"""What monitors find to do: checkpoints without their score, runs whose measurements no scan has seen, silent runs.
 
 Apart from jobs.py, which keeps the queue, because these queries read everything else. Each is one statement over all
-runs it is given, never one a run, and `active_runs` keeps them to the runs that something happened to.
+runs it is given, never one a run; selection.py keeps them to the runs that something happened to.
 """
 
 from __future__ import annotations
@@ -12,26 +12,13 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, String, Subquery, and_, case, cast, exists, func, literal, select, union_all
+from sqlalchemy import ColumnElement, String, Subquery, and_, case, cast, exists, func, literal, or_, select, union_all
 from sqlalchemy.orm import Session, aliased
 
 from phasewatch.storage.limits import MAX_STEP
-from phasewatch.storage.schema import ENDED, Checkpoint, Event, Job, LossSlice, MeasurementRow, Run, Segment
+from phasewatch.storage.schema import ENDED, Checkpoint, Job, LossSlice, MeasurementRow, Run, Segment
 
 MAX_NAMED = 1_000  # runs named one by one in a statement; beyond, it is asked of all
-
-
-def active_runs(session: Session, since: datetime) -> set[UUID]:
-    """Runs that were heard from, or that an event tells of, at `since` or later."""
-    heard = select(Run.id).where(Run.heartbeat_at >= since)
-    told = select(Event.run_id).where(Event.time >= since, Event.run_id.is_not(None))
-    return {run_id for (run_id,) in session.execute(heard.union(told)) if run_id is not None}
-
-
-def runs_tagged(session: Session, tag: str) -> set[UUID]:
-    """Runs that carry a tag."""
-    # Tags are a JSON list, which the two databases search differently; runs are few enough to look at.
-    return {run_id for run_id, tags in session.execute(select(Run.id, Run.tags)) if tag in tags}
 
 
 @dataclass(frozen=True)
@@ -100,6 +87,10 @@ def _inputs(runs: Collection[UUID] | None, model_kind: str) -> Subquery:
     )
 
 
+def _named(runs: Collection[UUID] | None) -> ColumnElement[bool]:
+    return literal(True) if runs is None or len(runs) > MAX_NAMED else Run.id.in_(runs)
+
+
 def _in_runs(segment_column: Any, runs: Collection[UUID] | None) -> ColumnElement[bool]:
     if runs is None or len(runs) > MAX_NAMED:
         return literal(True)
@@ -149,13 +140,12 @@ def measured_runs(session: Session, runs: Collection[UUID] | None, *, ignored: C
 
     ignored: measures that no scan reads, with whatever parameters; they do not count.
     """
-    named = literal(True) if runs is None or len(runs) > MAX_NAMED else Run.id.in_(runs)
     query = (
         select(Run.id, Run.status, Segment.number, Segment.from_step, func.count(MeasurementRow.step))
         .add_columns(func.max(MeasurementRow.step))
         .join(Segment, Segment.run_id == Run.id)
         .outerjoin(MeasurementRow, and_(MeasurementRow.segment_id == Segment.id, *map(_is_not_of, ignored)))
-        .where(Run.probe_set_id.is_not(None), named)
+        .where(Run.probe_set_id.is_not(None), _named(runs))
         .group_by(Run.id, Run.status, Segment.number, Segment.from_step)
         .order_by(Run.id, Segment.number.desc())
     )
@@ -224,3 +214,28 @@ def _last_scans(session: Session, runs: Collection[UUID] | None) -> dict[UUID, S
         for run_id, segment, parameters in session.execute(query)
         if run_id is not None
     }
+
+
+# Runs to be told of.
+
+
+def silent_runs(session: Session, runs: Collection[UUID] | None, before: datetime) -> list[tuple[UUID, datetime]]:
+    """(run, when it was last heard from) of every running run that was not heard from since `before`."""
+    heard = func.coalesce(Run.heartbeat_at, Run.started_at, Run.created_at, type_=Run.created_at.type)
+    query = select(Run.id, heard).where(Run.status == "running", heard < before, _named(runs)).order_by(Run.id)
+    return [(run_id, at) for run_id, at in session.execute(query) if runs is None or run_id in runs]
+
+
+def reached_steps(
+    session: Session, runs: Collection[UUID] | None, ended_after: datetime
+) -> list[tuple[UUID, int, int]]:
+    """(run, newest segment, last step) of every run that anything is recorded of, unless it ended before that time."""
+    query = (
+        select(Run.id, func.max(Segment.number), Run.last_step)
+        .join(Segment, Segment.run_id == Run.id)
+        .where(Run.last_step.is_not(None), _named(runs), or_(Run.finished_at.is_(None), Run.finished_at >= ended_after))
+        .group_by(Run.id, Run.last_step)
+        .order_by(Run.id)
+    )
+    found = [(run_id, segment, step) for run_id, segment, step in session.execute(query) if step is not None]
+    return [one for one in found if runs is None or one[0] in runs]

@@ -19,13 +19,13 @@ from sqlalchemy.orm import Session
 from phasewatch.detection.comparison import RunFacts, highest_head, level_after, level_before, level_last
 from phasewatch.detection.token_overlap import TokenOverlap, compare_tokens
 from phasewatch.errors import InvalidInput, NotFound
-from phasewatch.storage.candidates import runs_tagged
 from phasewatch.storage.checkpoints import list_checkpoints
 from phasewatch.storage.measurements import load_measure
 from phasewatch.storage.phase_changes import change_tokens, list_phase_changes
 from phasewatch.storage.probe_sets import get_run_slice
 from phasewatch.storage.runs import get_run
 from phasewatch.storage.schema import PhaseChangeRow, Run
+from phasewatch.storage.selection import runs_tagged
 from phasewatch.training import TrainingConfig
 
 FloatArray = npt.NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""The queue: monitors, their firings, and the jobs these ask for. The database says what was due and what is done.
+"""The queue: what is to be done, who does it, and how it ended. The database alone says so.
 
 A job is claimed under a lease; finishing it is fenced by the lease's owner, in the transaction of the job's results, so
 that a job whose worker was thought dead takes effect once.
@@ -20,10 +20,11 @@ from phasewatch.storage.alerts import raise_for_failed_job
 from phasewatch.storage.database import insert_if_absent
 from phasewatch.storage.events import emit
 from phasewatch.storage.limits import MAX_INTEGER
-from phasewatch.storage.schema import Firing, Job, JobState, Monitor, Scheduler, utc_now
+from phasewatch.storage.schema import Job, JobState, Scheduler, utc_now
 
 MAX_ATTEMPTS = 3
 BACK_OFF_S = (2.0, 10.0)  # before the second and the third attempt
+_KEYS_NAMED = 5_000  # in one statement
 
 
 @dataclass(frozen=True)
@@ -39,29 +40,6 @@ class NewJob:
     priority: int = 0
 
 
-def insert_firing(session: Session, monitor_id: int, scheduled_at: datetime, *, coalesced: bool = False) -> int | None:
-    """The new firing's id, or None where another scheduler inserted it first."""
-    values = {"monitor_id": monitor_id, "scheduled_at": scheduled_at}
-    known = select(Firing.id).filter_by(**values)
-    if session.scalar(known) is not None:
-        return None
-    inserted = insert_if_absent(session, Firing, values | {"coalesced": coalesced, "created_at": utc_now()})
-    return session.scalar(known) if inserted else None
-
-
-def last_firing(session: Session, monitor_id: int) -> datetime | None:
-    """When the monitor's newest firing was due."""
-    return session.scalar(select(func.max(Firing.scheduled_at)).where(Firing.monitor_id == monitor_id))
-
-
-def trim_firings(session: Session) -> int:
-    """Removes firings older than a day that asked for nothing, except each monitor's newest; how many."""
-    newest = select(func.max(Firing.id)).group_by(Firing.monitor_id)
-    asked = select(Job.id).where(Job.firing_id == Firing.id).exists()
-    old = and_(Firing.created_at < utc_now() - timedelta(days=1), Firing.id.not_in(newest), ~asked)
-    return len(session.execute(delete(Firing).where(old).returning(Firing.id)).all())
-
-
 def note_tick(session: Session, scheduler: str) -> None:
     """Remembers that a scheduler process is alive, and forgets those silent for a day."""
     now = utc_now()
@@ -73,27 +51,6 @@ def note_tick(session: Session, scheduler: str) -> None:
 def last_tick(session: Session) -> datetime | None:
     """When a scheduler last ticked, of all there are."""
     return session.scalar(select(func.max(Scheduler.ticked_at)))
-
-
-def list_monitors(session: Session, *, enabled: bool | None = None) -> Sequence[Monitor]:
-    """Monitors, oldest first."""
-    query = select(Monitor).order_by(Monitor.id)
-    return session.scalars(query if enabled is None else query.where(Monitor.enabled == enabled)).all()
-
-
-def get_monitor(session: Session, monitor_id: int) -> Monitor:
-    """The monitor; raises NotFound."""
-    monitor = session.get(Monitor, min(monitor_id, MAX_INTEGER))
-    if monitor is None:
-        raise NotFound(f"monitor {monitor_id} does not exist; GET /api/v1/monitors lists those that do")
-    return monitor
-
-
-def list_firings(session: Session, monitor_id: int, *, before: int | None = None, limit: int = 50) -> Sequence[Firing]:
-    """A monitor's firings, newest first; `before` is the id the previous page ended with."""
-    monitor = get_monitor(session, monitor_id)
-    query = select(Firing).where(Firing.monitor_id == monitor.id).order_by(Firing.id.desc()).limit(limit)
-    return session.scalars(query if before is None else query.where(Firing.id < before)).all()
 
 
 def enqueue(session: Session, new: NewJob, firing_id: int | None = None) -> int | None:
@@ -120,7 +77,9 @@ def enqueue(session: Session, new: NewJob, firing_id: int | None = None) -> int 
 
 def known_keys(session: Session, keys: Collection[str]) -> set[str]:
     """Those of the keys that a job has, whatever became of it."""
-    return set(session.scalars(select(Job.key).where(Job.key.in_(keys)))) if keys else set()
+    named = list(keys)
+    parts = (named[first : first + _KEYS_NAMED] for first in range(0, len(named), _KEYS_NAMED))
+    return {key for part in parts for key in session.scalars(select(Job.key).where(Job.key.in_(part)))}
 
 
 def request(session: Session, new: NewJob) -> int:
@@ -169,6 +128,7 @@ def claim_jobs(session: Session, owner: str, slots: int, lease_s: float) -> Sequ
             continue
         job.state, job.owner, job.attempts = "running", owner, job.attempts + 1
         job.started_at, job.lease_expires_at = now, now + timedelta(seconds=lease_s)
+        job.progress = job.progress_text = None
         emit(session, "job", job.run_id, _payload(job))
         claimed.append(job)
     session.flush()
@@ -182,22 +142,31 @@ def extend_leases(session: Session, owner: str, job_ids: Sequence[int], lease_s:
     session.execute(update(Job).where(held).values(lease_expires_at=expires))
 
 
-def finish_job(session: Session, job_id: int, owner: str) -> None:
-    """Marks a job done, in the transaction that stores its results.
+def finish_job(session: Session, job_id: int, owner: str, result: dict[str, Any] | None = None) -> None:
+    """Marks a job done, in the transaction that stores its results; `result` is what it says of them itself.
 
     Raises Conflict where `owner` no longer holds it, which rolls the results back.
     """
     job = _held(session, job_id, owner)
     if job is None:
         raise Conflict(f"job {job_id} is no longer held by {owner}; its results are left to whoever holds it")
+    job.result, job.progress = result, None if job.progress is None else 1.0
     _end(session, job, "done", None)
 
 
-def fail_attempt(session: Session, job_id: int, owner: str, error: str) -> None:
+def note_progress(session: Session, job_id: int, owner: str, done: float, text: str | None = None) -> bool:
+    """Says how far a job is, from 0 to 1, in a transaction of its own; False where `owner` no longer holds it."""
+    held = and_(Job.id == job_id, Job.owner == owner, Job.state == "running")
+    values = {"progress": min(max(done, 0.0), 1.0), "progress_text": text}
+    return session.scalar(update(Job).where(held).values(**values).returning(Job.id)) is not None
+
+
+def fail_attempt(session: Session, job_id: int, owner: str, error: str, traceback: str | None = None) -> None:
     """Records a failed attempt: the job waits for the next one, or is failed after the third."""
     job = _held(session, job_id, owner)
     if job is None:
         return
+    job.traceback = traceback
     if job.attempts >= MAX_ATTEMPTS:
         _end(session, job, "failed", error)
         return
@@ -252,6 +221,7 @@ def retry_job(session: Session, job_id: int) -> Job:
     if job.state not in ("failed", "cancelled"):
         raise Conflict(f"job {job_id} is {job.state}; only failed and cancelled jobs can be retried")
     job.state, job.attempts, job.not_before, job.finished_at = "waiting", 0, None, None
+    job.progress = job.progress_text = None
     emit(session, "job", job.run_id, _payload(job))
     return job
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from server.jobs import checkpoint, measure, scan, score, token_groups
-from server.jobs.work import Work, attempt, describe_failure
+from server.jobs import checkpoint, compare, measure, scan, score, token_groups, watches
+from server.jobs.work import Failure, Work, attempt
 
 __all__ = [
+    "Failure",
     "Work",
     "attempt",
     "checkpoint",
-    "describe_failure",
+    "compare",
     "measure",
     "scan",
     "score",
     "token_groups",
+    "watches",
 ]

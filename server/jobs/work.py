@@ -7,6 +7,7 @@ in one transaction, which fails where the lease has gone to another worker: work
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,14 +16,15 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from phasewatch.errors import InvalidInput, NotFound
+from phasewatch.errors import Conflict, InvalidInput, NotFound
 from phasewatch.storage.artifacts import Artifacts
 from phasewatch.storage.database import Database
-from phasewatch.storage.jobs import finish_job
+from phasewatch.storage.jobs import finish_job, note_progress
 from phasewatch.storage.schema import Job
 from server.logs import doing_job
 
-MAX_TRACEBACK_LINES = 12
+MAX_TRACEBACK_LINES = 100
+MAX_ERROR = 10_000  # characters
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,27 @@ class Work:
         return self.run_id, self.segment, self.step
 
 
-Store = Callable[[Session], None]
+@dataclass(frozen=True)
+class Failure:
+    """How an attempt failed: type and message for everybody, and the traceback for those who run the service.
+
+    Text, because not every exception survives the way out of a process.
+    """
+
+    error: str
+    traceback: str | None = None
+
+    @classmethod
+    def of(cls, error: BaseException) -> Self:
+        """The failure that an exception stands for."""
+        lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
+        left_out = len(lines) - MAX_TRACEBACK_LINES
+        shown = [f"… {left_out} lines …", *lines[-MAX_TRACEBACK_LINES:]] if left_out > 0 else lines
+        return cls(f"{type(error).__name__}: {error}"[:MAX_ERROR], "\n".join(shown))
+
+
+Store = Callable[[Session], dict[str, Any] | None]
+"""Stores what a body found, and gives what the job says of it itself: its `result`."""
 Body = Callable[[Work, Database, Artifacts], Store]
 
 _bodies: dict[str, Body] = {}
@@ -84,22 +106,39 @@ def run_work(work: Work, database: Database, artifacts: Artifacts) -> None:
         raise NotFound(f"no job is of kind {work.kind!r}; this worker knows {', '.join(sorted(_bodies))}")
     store = _bodies[work.kind](work, database, artifacts)
     with database.transaction() as session:
-        store(session)
-        finish_job(session, work.job_id, work.owner)
+        result = store(session)
+        finish_job(session, work.job_id, work.owner, result)
 
 
-def attempt(work: Work, database: Database, artifacts: Artifacts) -> str | None:
-    """Does a job; the error as text, or None. Text, because not every exception survives the way out of a process."""
+def attempt(work: Work, database: Database, artifacts: Artifacts) -> Failure | None:
+    """Does a job; how that failed, or None."""
     with doing_job(work.job_id):
         try:
             run_work(work, database, artifacts)
         except Exception as error:
             log.warning("a job (%s, run %s, step %s) failed: %s", work.kind, work.run_id, work.step, error)
-            return describe_failure(error)
+            return Failure.of(error)
     return None
 
 
-def describe_failure(error: BaseException) -> str:
-    """Type and message first, then the end of the traceback."""
-    lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
-    return "\n".join([f"{type(error).__name__}: {error}", "", *lines[-MAX_TRACEBACK_LINES:]])
+class Progress:
+    """Says how far a job is, at most once in `EVERY_S` seconds, each time in a transaction of its own.
+
+    Raises Conflict where the job was cancelled or taken over: a long job need not be done to its end in vain.
+    """
+
+    EVERY_S = 1.0
+
+    def __init__(self, work: Work, database: Database) -> None:
+        self._work, self._database = work, database
+        self._next = 0.0
+
+    def __call__(self, done: float, text: str | None = None) -> None:
+        """`done`: from 0 to 1."""
+        if time.monotonic() < self._next:
+            return
+        with self._database.transaction() as session:
+            held = note_progress(session, self._work.job_id, self._work.owner, done, text)
+        if not held:
+            raise Conflict(f"job {self._work.job_id} is no longer held by {self._work.owner}; it is left")
+        self._next = time.monotonic() + self.EVERY_S

@@ -5,11 +5,23 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Path
+from sqlalchemy.orm import Session
 
-from phasewatch.storage import jobs
-from server.dependencies import ReadSession
+from phasewatch.storage import monitors
+from phasewatch.storage.runs import get_run
+from server.dependencies import ReadSession, WriteSession
+from server.monitors import fire
 from server.problems import errors
-from server.schemas.jobs import FiringOut, MonitorOut
+from server.schemas.monitors import (
+    DeletedMonitor,
+    Fired,
+    FiringOut,
+    MonitorCreate,
+    MonitorEdit,
+    MonitorOut,
+    RunSelector,
+    columns_of,
+)
 from server.schemas.page import IntCursor, Limit, Page
 
 router = APIRouter(prefix="/monitors", tags=["monitors"], responses=errors())
@@ -17,23 +29,57 @@ router = APIRouter(prefix="/monitors", tags=["monitors"], responses=errors())
 MonitorId = Annotated[int, Path(ge=1, lt=2**63, description="the monitor's id")]
 
 
+@router.post("", status_code=201, responses=errors(404, 413, 415))
+def create_monitor(body: MonitorCreate, session: WriteSession) -> MonitorOut:
+    """Makes a monitor. 404: its run does not exist."""
+    _check_run(session, body.selector)
+    return MonitorOut.of(monitors.create_monitor(session, **columns_of(body)))
+
+
 @router.get("")
 def list_monitors(session: ReadSession, cursor: IntCursor = None, limit: Limit = 50) -> Page[MonitorOut]:
     """Monitors, oldest first."""
-    rows = [row for row in jobs.list_monitors(session) if row.id > (cursor or 0)]
+    rows = [row for row in monitors.list_monitors(session) if row.id > (cursor or 0)]
     return Page[MonitorOut].of(rows, limit, MonitorOut.of, lambda row: row.id)
 
 
 @router.get("/{monitor}", responses=errors(404))
 def get_monitor(monitor: MonitorId, session: ReadSession) -> MonitorOut:
     """One monitor."""
-    return MonitorOut.of(jobs.get_monitor(session, monitor))
+    return MonitorOut.of(monitors.get_monitor(session, monitor))
+
+
+@router.patch("/{monitor}", responses=errors(404, 409, 413, 415))
+def update_monitor(monitor: MonitorId, body: MonitorEdit, session: WriteSession) -> MonitorOut:
+    """Changes a monitor. 409: its kind has no such trigger or parameter."""
+    row = monitors.get_monitor(session, monitor, lock=True)
+    _check_run(session, body.selector)
+    return MonitorOut.of(monitors.edit_monitor(session, monitor, body.changes(row)))
+
+
+@router.delete("/{monitor}", responses=errors(404))
+def delete_monitor(monitor: MonitorId, session: WriteSession) -> DeletedMonitor:
+    """Deletes a monitor with the history of its firings; the jobs it asked for stay."""
+    return DeletedMonitor(firings=monitors.delete_monitor(session, monitor))
+
+
+@router.post("/{monitor}/fire", status_code=202, responses=errors(404))
+def fire_monitor(monitor: MonitorId, session: WriteSession) -> Fired:
+    """Fires a monitor now, whether it is on or off."""
+    firing, jobs = fire(session, monitor)
+    return Fired(firing=firing, jobs=jobs)
 
 
 @router.get("/{monitor}/firings", responses=errors(404))
 def list_firings(
     monitor: MonitorId, session: ReadSession, cursor: IntCursor = None, limit: Limit = 50
 ) -> Page[FiringOut]:
-    """When a monitor was due, newest first."""
-    rows = jobs.list_firings(session, monitor, before=cursor, limit=limit + 1)
-    return Page[FiringOut].of(rows, limit, FiringOut.of, lambda row: row.id)
+    """When a monitor was due, newest first, and the jobs it asked for."""
+    rows = monitors.list_firings(session, monitor, before=cursor, limit=limit + 1)
+    jobs = monitors.jobs_of_firings(session, [row.id for row in rows[:limit]])
+    return Page[FiringOut].of(rows, limit, lambda row: FiringOut.of(row, jobs), lambda row: row.id)
+
+
+def _check_run(session: Session, selector: object) -> None:
+    if isinstance(selector, RunSelector):
+        get_run(session, selector.run)

@@ -1,4 +1,4 @@
-"""Jobs, monitors and firings as the API gives them."""
+"""Jobs as the API gives them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from phasewatch.storage.schema import Firing, Job, JobState, Monitor
+from phasewatch.storage.schema import Job, JobState
 
 
 class JobOut(BaseModel):
@@ -26,6 +26,9 @@ class JobOut(BaseModel):
     state: JobState = Field(description="where it stands")
     attempts: int = Field(description="how often it was tried; the third failure ends it")
     error: str | None = Field(description="why the last attempt failed")
+    progress: float | None = Field(description="how far the attempt under way is, 0 to 1; null where it does not say")
+    progress_text: str | None = Field(description="what it is doing")
+    result: dict[str, Any] | None = Field(description="what it says of its outcome itself")
     created_at: datetime = Field(description="when it was queued, UTC")
     started_at: datetime | None = Field(description="when its last attempt began, UTC")
     finished_at: datetime | None = Field(description="when it ended, UTC")
@@ -35,39 +38,3 @@ class JobOut(BaseModel):
         """The job of a row."""
         same = {name: getattr(row, name) for name in cls.model_fields if name not in ("firing", "run")}
         return cls(**same, firing=row.firing_id, run=row.run_id)
-
-
-class MonitorOut(BaseModel):
-    """A scheduled watch on runs."""
-
-    id: int = Field(description="its id")
-    name: str = Field(description="what people call it")
-    kind: str = Field(description="what its jobs do, such as score or scan")
-    selector: dict[str, Any] = Field(description='the runs it watches: {"run": id}, {"tag": text} or {"all": true}')
-    trigger: dict[str, Any] = Field(
-        description='when it is due: {"every_s": n}, {"cron": text} or {"each_checkpoint": true}'
-    )
-    parameters: dict[str, Any] = Field(description="what its jobs are told")
-    enabled: bool = Field(description="whether it fires")
-    created_at: datetime = Field(description="when it was made, UTC; intervals count from here")
-
-    @classmethod
-    def of(cls, row: Monitor) -> Self:
-        """The monitor of a row."""
-        return cls(**{name: getattr(row, name) for name in cls.model_fields})
-
-
-class FiringOut(BaseModel):
-    """One time a monitor was due."""
-
-    id: int = Field(description="its id, increasing")
-    monitor: int = Field(description="the monitor that was due")
-    scheduled_at: datetime = Field(description="when it was due, UTC")
-    coalesced: bool = Field(description="whether earlier times that were missed stand behind it")
-    created_at: datetime = Field(description="when it was noticed, UTC")
-
-    @classmethod
-    def of(cls, row: Firing) -> Self:
-        """The firing of a row."""
-        same = {name: getattr(row, name) for name in cls.model_fields if name != "monitor"}
-        return cls(**same, monitor=row.monitor_id)

@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 
 from phasewatch.storage import jobs
 from phasewatch.storage.database import Database
+from phasewatch.storage.monitors import insert_firing
 from phasewatch.storage.schema import Monitor
 
 DUE = datetime(2030, 1, 1, tzinfo=UTC)
@@ -24,7 +25,7 @@ def monitor(database: Database, run: UUID) -> int:
         )
         session.add(watch)
         session.flush()
-        firings = [jobs.insert_firing(session, watch.id, DUE + timedelta(minutes=n)) for n in range(3)]
+        firings = [insert_firing(session, watch.id, DUE + timedelta(minutes=n)) for n in range(3)]
         for step in range(3):
             jobs.enqueue(session, jobs.NewJob(f"score:{step}", "score", run, 0, step, {"a": 1}), firings[step])
         jobs.enqueue(session, jobs.NewJob("scan:x", "scan", priority=5))

@@ -16,7 +16,8 @@ from sqlalchemy import event
 from phasewatch.errors import InvalidInput
 from phasewatch.storage.artifacts import Artifacts
 from phasewatch.storage.database import Database
-from phasewatch.storage.jobs import NewJob, claim_jobs, enqueue, finish_job, insert_firing, note_tick
+from phasewatch.storage.jobs import NewJob, claim_jobs, enqueue, finish_job, note_tick
+from phasewatch.storage.monitors import insert_firing
 from phasewatch.storage.runs import get_run, set_status
 from phasewatch.storage.schema import Job, utc_now
 from phasewatch.storage.tokens import put_token

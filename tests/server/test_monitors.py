@@ -13,13 +13,15 @@ from sqlalchemy import select, update
 from phasewatch.errors import InvalidInput
 from phasewatch.ids import new_id
 from phasewatch.storage.artifacts import Artifacts
-from phasewatch.storage.candidates import RunState, ScannedState, active_runs, measured_runs
+from phasewatch.storage.candidates import RunState, ScannedState, measured_runs
 from phasewatch.storage.database import Database
 from phasewatch.storage.jobs import NewJob, claim_jobs, enqueue, finish_job
 from phasewatch.storage.measurements import StoredMeasurement, put_measurements
 from phasewatch.storage.runs import open_segment
 from phasewatch.storage.schema import Event, Monitor, Run, utc_now
-from server.monitors import MAX_JOBS, find_jobs, is_scan_due, next_firing, scan_job
+from phasewatch.storage.selection import active_runs
+from server.monitors import MAX_JOBS, find_jobs, is_scan_due, scan_job
+from server.triggers import next_firing
 from tests.server.small_run import SmallRun
 
 CREATED = datetime(2026, 1, 1, 12, 0, 0, 500_000, tzinfo=UTC)

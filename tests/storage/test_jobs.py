@@ -29,17 +29,13 @@ from phasewatch.storage.jobs import (
     give_back_jobs,
     has_claimable,
     has_open_job,
-    insert_firing,
-    last_firing,
     last_tick,
-    list_firings,
     list_jobs,
-    list_monitors,
     note_tick,
     retry_job,
-    trim_firings,
 )
 from phasewatch.storage.measurements import StoredMeasurement, list_measures, put_measurements
+from phasewatch.storage.monitors import insert_firing, last_firing, list_firings, list_monitors, trim_firings
 from phasewatch.storage.schema import Firing, Job, JobState, Monitor, Scheduler, utc_now
 from tests.conftest import MakeRun
 from tests.processes import claim_all

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from phasewatch.storage.schema.base import Base, CleanText, JobState, utc_now
@@ -44,7 +44,12 @@ class Job(Base):
     """One unit of work a firing asked for; `key` makes a repeat harmless."""
 
     __tablename__ = "jobs"
-    __table_args__ = (UniqueConstraint("key"), Index(None, "state", "priority", "id"), Index(None, "run_id", "kind"))
+    __table_args__ = (
+        UniqueConstraint("key"),
+        Index(None, "state", "priority", "id"),
+        Index(None, "run_id", "kind"),
+        Index(None, "firing_id"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(Text)
@@ -61,6 +66,10 @@ class Job(Base):
     lease_expires_at: Mapped[datetime | None]
     not_before: Mapped[datetime | None]  # back-off after a failed attempt
     error: Mapped[str | None] = mapped_column(CleanText)
+    traceback: Mapped[str | None] = mapped_column(CleanText)
+    progress: Mapped[float | None]  # of the attempt under way, 0 to 1
+    progress_text: Mapped[str | None] = mapped_column(CleanText)
+    result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # what it says itself when done
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
