@@ -119,7 +119,9 @@ class Client:
         self, url: str | None = None, token: str | None = None, *, transport: httpx.BaseTransport | None = None
     ) -> None:
         self.url = server_url(url)
-        self._http = connect(self.url, server_token(token), transport)
+        self._token = server_token(token)
+        self._transport = transport
+        self._http = self.connection()
 
     def __enter__(self) -> Self:
         return self
@@ -128,6 +130,10 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._http.close()
+
+    def connection(self) -> httpx.Client:
+        """A further connection, whose answers are whoever asked for it to judge."""
+        return connect(self.url, self._token, self._transport)
 
     def get(self, path: str, **params: Any) -> Any:
         """The JSON at `path`, below /api/v1. Parameters that are None are left out."""

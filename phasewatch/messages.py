@@ -53,6 +53,11 @@ def run_ended(run_id: UUID, failure: str | None) -> list[Message]:
     return [_small("end of the run", "PATCH", f"/runs/{run_id}", ending)]
 
 
+def series_path(run_id: UUID | str) -> str:
+    """Where a run's metrics go."""
+    return f"/runs/{run_id}/series"
+
+
 def probe_set(run_id: UUID, probes: ProbeSet) -> list[Message]:
     """The probe set, and that the run is recorded on it."""
     size = sum(8 * part.tokens.size for part in probes.slices.values())
@@ -66,14 +71,23 @@ def probe_set(run_id: UUID, probes: ProbeSet) -> list[Message]:
 
 
 def losses(
-    run_id: UUID, step: int, name: str, part: Slice, content: Callable[[], NDArray[np.float32]]
+    run_id: UUID,
+    step: int,
+    name: str,
+    part: Slice,
+    content: Callable[[], NDArray[np.float32]],
+    *,
+    waits: bool = False,
 ) -> list[Message]:
-    """Losses in nats of slice `name`; content gives n_sequences × n_positions of them in any shape."""
+    """Losses in nats of slice `name`; content gives n_sequences × n_positions of them in any shape.
+
+    waits: it waits for a device.
+    """
     shape = (part.n_sequences, part.n_positions)
     return [
         Message(
             "losses", "PUT", f"/runs/{run_id}/losses/{name}/{step}", lambda: _npy(content().reshape(shape)),
-            4 * shape[0] * shape[1], NPY, needs=_ON_PROBES, in_segment=True,
+            4 * shape[0] * shape[1], NPY, needs=_ON_PROBES, in_segment=True, waits=waits,
         )
     ]  # fmt: skip
 

@@ -1,7 +1,7 @@
-"""What a recorder still has to send: a queue in memory that the training loop fills without ever waiting.
+"""What a recorder still has to send: messages and metrics, and a queue of them that keeps them in memory.
 
-Apart from the transport, which takes from it and may wait as long as a server is away: here is the only lock the two
-share, and it is held for microseconds.
+Apart from the transport, which takes from a queue and may wait as long as a server is away: here is the only lock the
+two share, and it is held for microseconds. phasewatch/spool.py is the queue on disk.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import json
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, takewhile
-from typing import Final, TypeGuard
+from typing import Any, Final, Protocol, TypeGuard
 
 from phasewatch.errors import RecorderClosed
 
@@ -49,6 +49,12 @@ class Message:
     begins_segment: bool = False  # its answer's `number` is the segment that everything after it is written to
     in_segment: bool = False
     may_fail: bool = False  # a refusal is as good as an answer
+    waits: bool = False  # `body` waits for a device
+
+    def ready(self) -> Message:
+        """The same with its body made."""
+        body = self.body()
+        return replace(self, body=lambda: body, waits=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +69,15 @@ class Point:
         """About what the point holds in memory."""
         return _POINT_BYTES + _VALUE_BYTES * len(self.values)
 
+    @property
+    def waits(self) -> bool:
+        """Whether a value is still on a device."""
+        return any(callable(value) for value in self.values.values())
+
+    def ready(self) -> Point:
+        """The same with every value at hand."""
+        return Point(self.step, {name: value() if callable(value) else value for name, value in self.values.items()})
+
 
 Item = Message | Point
 
@@ -72,10 +87,41 @@ def json_body(content: object) -> Callable[[], bytes]:
     return lambda: json.dumps(content, allow_nan=False).encode()
 
 
-class Outbox:
+class Queue(Protocol):
     """First in, first out, within a bound of bytes. The loop puts, the sender takes."""
 
+    on_failure: Callable[[Item, Exception], None]  # told of an item that could not be made ready
+
+    @property
+    def outlives_process(self) -> bool:
+        """Whether what was put is there for the next process."""
+
+    def put(self, item: Item, *, beyond_bound: bool = False) -> bool:
+        """Appends `item`; False, and nothing done, where that would pass the bound. Raises RecorderClosed."""
+
+    def head(self) -> Sequence[Item]:
+        """The first message, or the metrics before the next message; waits for one. Empty once the queue is closed."""
+
+    def drop(self, n_items: int, note: Mapping[str, Any] | None = None) -> None:
+        """Removes the first `n_items`, which were sent or refused; what the sender knows now is `note`."""
+
+    def wait_empty(self, timeout_s: float) -> bool:
+        """Whether everything has left within `timeout_s`; meanwhile metrics wait for no company."""
+
+    def close(self) -> int:
+        """Takes nothing more; how many items are lost by that."""
+
+    def __len__(self) -> int:
+        """How many items were not dropped yet."""
+
+
+class Outbox:
+    """The queue in memory."""
+
+    outlives_process: Final = False
+
     def __init__(self, max_bytes: int) -> None:
+        self.on_failure: Callable[[Item, Exception], None] = lambda item, error: None
         self._max_bytes = max_bytes
         self._items: deque[Item] = deque()
         self._size_bytes = 0
@@ -93,7 +139,7 @@ class Outbox:
             self._items.append(item)
             self._size_bytes += item.size_bytes
             # A metric that joins others wakes nobody: it goes out with them
-            if not _is_point(item) or len(self._items) in (1, POINTS_AT_ONCE):
+            if not is_point(item) or len(self._items) in (1, POINTS_AT_ONCE):
                 self._changed.notify_all()
             return True
 
@@ -104,13 +150,13 @@ class Outbox:
         """
         with self._changed:
             self._changed.wait_for(lambda: self._items or self._closed)
-            if self._items and _is_point(self._items[0]):
+            if self._items and is_point(self._items[0]):
                 self._changed.wait_for(self._need_not_linger, timeout=LINGER_S)
-            if self._items and not _is_point(self._items[0]):
+            if self._items and not is_point(self._items[0]):
                 return [self._items[0]]
-            return list(takewhile(_is_point, islice(self._items, POINTS_AT_ONCE)))
+            return list(takewhile(is_point, islice(self._items, POINTS_AT_ONCE)))
 
-    def drop(self, n_items: int) -> None:
+    def drop(self, n_items: int, note: Mapping[str, Any] | None = None) -> None:
         """Removes the first `n_items`, which were sent or refused."""
         with self._changed:
             for _ in range(min(n_items, len(self._items))):
@@ -142,8 +188,9 @@ class Outbox:
     def _need_not_linger(self) -> bool:
         if not self._items or self._hurry or self._closed:
             return True
-        return len(self._items) >= POINTS_AT_ONCE or not _is_point(self._items[-1])
+        return len(self._items) >= POINTS_AT_ONCE or not is_point(self._items[-1])
 
 
-def _is_point(item: Item) -> TypeGuard[Point]:
+def is_point(item: Item) -> TypeGuard[Point]:
+    """Whether the item is metrics, which are sent together."""
     return isinstance(item, Point)

@@ -19,8 +19,9 @@ import dataclasses
 import enum
 import logging
 import operator
+import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
@@ -33,12 +34,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from phasewatch import messages, snapshots
 from phasewatch.client import connect, server_token, server_url
-from phasewatch.errors import AttentionNotSeen, InvalidInput, PhasewatchError, RecorderClosed, TooLarge
+from phasewatch.earlier import Earlier
+from phasewatch.errors import AttentionNotSeen, InvalidInput, PhasewatchError, RecorderClosed, TooLarge, Unavailable
 from phasewatch.ids import new_id
-from phasewatch.outbox import Item, Message, Outbox, Point
+from phasewatch.journal import Journal, checked_folder
+from phasewatch.outbox import Item, Message, Outbox, Point, Queue
 from phasewatch.probes import TEXT, ProbeSet
 from phasewatch.schedules import Schedule
-from phasewatch.transport import Sender
+from phasewatch.spool import Spool
+from phasewatch.transport import Route, Sender
 
 if TYPE_CHECKING:
     from phasewatch.measures.evaluation import Model
@@ -48,7 +52,9 @@ logger = logging.getLogger("phasewatch")
 
 # Log-spaced first, for the quick early changes, then every thousandth step for as long as the run lasts
 DEFAULT_SCHEDULE: Final = Schedule(log=20, every=1000)
-DEFAULT_MAX_BYTES: Final = 256 * 2**20
+DEFAULT_SPOOL: Final = "phasewatch-spool"
+MAX_BYTES_IN_MEMORY: Final = 256 * 2**20
+MAX_BYTES_ON_DISK: Final = 8 * 2**30
 
 
 class State(enum.Enum):
@@ -74,27 +80,26 @@ class Recorder:
         config: Mapping[str, Any] | None = None,
         *,
         token: str | None = None,
-        spool: str | None = None,
+        spool: str | os.PathLike[str] | None = DEFAULT_SPOOL,
         schedule: Schedule | None = None,
         tags: Sequence[str] = (),
         run_id: UUID | str | None = None,
         resume_from: int | None = None,
         strict: bool = False,
         flush_timeout: float = 10.0,
-        max_bytes: int = DEFAULT_MAX_BYTES,
+        max_bytes: int | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         """Describes the run; nothing is sent before the first use.
 
-        url, token: of the server; by default PHASEWATCH_URL (else http://127.0.0.1:8000) and PHASEWATCH_TOKEN or the
+        spool: the folder, made where it is missing, that keeps what was not sent yet; None keeps it in memory. url,
+        token: of the server; by default PHASEWATCH_URL (else http://127.0.0.1:8000) and PHASEWATCH_TOKEN or the
         file PHASEWATCH_TOKEN_FILE. run, config, tags: the run's name, its settings and its labels. schedule: when `due`
         is true. run_id: of a run to go on with; resume_from: the first step that this process records of it, which
         hides the older rows from there on. strict: raise what goes wrong. flush_timeout: seconds that closing waits for
-        the queue. max_bytes: most that the queue may hold. transport: replaces the network, for tests. Raises
-        InvalidInput.
+        the queue. max_bytes: most that the queue may hold, by default 8 GiB on disk and 256 MiB in memory. transport:
+        replaces the network, for tests. Raises InvalidInput.
         """
-        if spool is not None:
-            raise InvalidInput("spool: there is no spool on disk yet, the queue is in memory; leave it out")
         if resume_from is not None and run_id is None:
             raise InvalidInput(f"resume_from={resume_from} needs run_id, the run to go on with")
         self.url = server_url(url)
@@ -107,8 +112,10 @@ class Recorder:
         self._strict = strict
         self._flush_timeout = flush_timeout
         self._http_transport = transport
-        self._outbox = Outbox(max_bytes)
-        self._max_bytes = max_bytes
+        self._spool = None if spool is None else checked_folder(spool)
+        self._max_bytes = max_bytes or (MAX_BYTES_IN_MEMORY if spool is None else MAX_BYTES_ON_DISK)
+        self._outbox: Queue = Outbox(self._max_bytes)
+        self._earlier: Earlier | None = None
         self._sender: Sender | None = None
         self._state = State.UNOPENED
         self._changing_state = threading.RLock()
@@ -262,7 +269,8 @@ class Recorder:
             if shape not in (expected, (expected[0] * expected[1],)):
                 raise InvalidInput(f"losses of slice {slice!r} must be {expected} or flat, not {shape}")
             self._seal()
-            self._put(*messages.losses(self._id, step, slice, part, content))
+            waits = snapshots.on_device(losses)
+            self._put(*messages.losses(self._id, step, slice, part, content, waits=waits))
 
     # Opening and closing.
 
@@ -278,9 +286,8 @@ class Recorder:
             self._check_not_closed()
             if self._sender is not None:
                 return
-            http = connect(self.url, self._token, self._http_transport)
-            series = f"/runs/{self.run_id}/series"
-            self._sender = Sender(self._outbox, http, series, segment=0 if self._is_new else None)
+            self._sender = Sender(self._routes(), self._connect())
+            self._outbox.on_failure = self._sender.note_failure
             self._state = State.OPEN
             if self._resume_from is None:
                 self._put_needed(*messages.run_created(self._id, self._name, self._config, self._tags))
@@ -289,6 +296,30 @@ class Recorder:
             self._sender.start()
             atexit.register(self._at_exit)
 
+    def _connect(self) -> httpx.Client:
+        return connect(self.url, self._token, self._http_transport)
+
+    def _routes(self) -> Iterable[Route]:
+        """Where the queue lies and goes; what was left on the spool is sent too, of this run before anything new."""
+        segment = 0 if self._is_new else None
+        series = messages.series_path(self._id)
+        if self._spool is None:
+            return [Route(self._outbox, series, segment)]
+        about = {"url": self.url, "run": self.run_id, "segment": segment}
+        try:
+            spool = Spool(Journal.create(self._spool, about), self._max_bytes)
+        except OSError as error:
+            message = f"the spool {self._spool} cannot be written ({error.strerror or error})"
+            if self._strict:
+                raise Unavailable(f"{message}; name another folder, or None to keep the queue in memory") from error
+            logger.error("phasewatch: %s; what is not sent yet is in memory, and lost with this process", message)
+            self._max_bytes = min(self._max_bytes, MAX_BYTES_IN_MEMORY)
+            self._outbox = Outbox(self._max_bytes)
+            return [Route(self._outbox, series, segment)]
+        spool.start()
+        self._outbox, self._earlier = spool, Earlier(self._spool, self.url, self._connect)
+        return self._earlier.routes_of(self.run_id, Route(spool, series, segment))
+
     def _close(self, failure: str | None) -> None:
         with self._changing_state:
             was, self._state = self._state, State.CLOSED
@@ -296,24 +327,34 @@ class Recorder:
             return
         atexit.unregister(self._at_exit)
         self._put_needed(*messages.run_ended(self._id, failure))
-        if self._sender.is_alive:
-            self._outbox.wait_empty(self._flush_timeout)
-        n_left = self._outbox.close()
-        self._sender.stop()
-        self._forget(n_left)
+        self._end(self._sender)
 
-    def _forget(self, n_left: int) -> None:
-        if n_left:
-            self._dropped += n_left
+    def _end(self, sender: Sender) -> None:
+        """Waits for the queue, then stops sending it."""
+        if sender.is_alive:
+            self._outbox.wait_empty(self._flush_timeout)
+        n_lost = self._outbox.close()
+        sender.stop()
+        if self._earlier is not None:
+            self._earlier.stop()
+        if n_lost:
+            self._dropped += n_lost
             logger.error(
                 "phasewatch: %d messages of run %s are lost: the server at %s did not take them within %g s of closing",
-                n_left, self.run_id, self.url, self._flush_timeout,
+                n_lost, self.run_id, self.url, self._flush_timeout,
+            )  # fmt: skip
+        elif isinstance(self._outbox, Spool) and len(self._outbox):
+            logger.warning(
+                "phasewatch: %d messages of run %s were not sent; they wait in %s for the next recorder with this "
+                "spool, or for `phasewatch send %s`",
+                len(self._outbox), self.run_id, self._outbox.folder, self._spool,
             )  # fmt: skip
 
     def _at_exit(self) -> None:
         """The process ends with the recorder open: what is queued is sent, and the run stays as it is."""
         logger.warning("phasewatch: the recorder of run %s was never closed; use it in a `with`", self.run_id)
-        self.flush()
+        if self._sender is not None:
+            self._end(self._sender)
 
     # Queueing.
 

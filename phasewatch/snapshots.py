@@ -52,6 +52,11 @@ def array(value: Any) -> tuple[tuple[int, ...], Later]:
     return kept.shape, lambda: kept
 
 
+def on_device(value: Any) -> bool:
+    """Whether reading the value waits for a device."""
+    return _is_tensor(value) and value.device.type != "cpu"
+
+
 def _is_tensor(value: Any) -> bool:
     return hasattr(value, "detach") and hasattr(value, "device")
 

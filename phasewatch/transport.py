@@ -2,7 +2,8 @@
 
 Apart from the recorder, which knows runs and models, because here is all that can wait. A server that is away
 (connection refused or lost, 429, 502, 503, 504) is asked again until it is back; what it refuses is reported and left
-out. Every request is idempotent on the server, so one whose answer was lost is simply repeated.
+out. Every request is idempotent on the server, so one whose answer was lost is simply repeated. Where the queue lies on
+disk, a refused token is a server that is away: what was recorded waits for a better one.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import Any, Final
 
 import httpx
 
 from phasewatch.client import error_of
 from phasewatch.errors import PhasewatchError
-from phasewatch.outbox import JSON, Gate, Item, Message, Outbox, Point, json_body
+from phasewatch.outbox import JSON, Gate, Item, Message, Point, Queue, json_body
 
 logger = logging.getLogger("phasewatch")
 
@@ -32,6 +34,8 @@ _DIVISIBLE: Final = frozenset({409, 413, 422})  # refusals that may be about one
 _FIRST_PAUSE_S: Final = 0.2
 _LONGEST_PAUSE_S: Final = 5.0
 _LONGEST_RETRY_AFTER_S: Final = 300.0
+_TOKEN_REFUSED: Final = frozenset({401, 403})
+_TOKEN_PAUSE_S: Final = 30.0
 _BROKEN_ATTEMPTS: Final = 5  # at a request that the server answers with an error of its own
 _ERRORS_KEPT: Final = 20
 
@@ -39,31 +43,42 @@ Value = float | str | None  # as JSON, which has no infinity and no NaN
 Metric = tuple[int, str, Value]  # step, name, value
 
 
+@dataclass
+class Route:
+    """A queue, where its metrics go, and what was learnt while it was sent.
+
+    ends: it is closed once it is empty, since nobody puts anything into it.
+    """
+
+    outbox: Queue
+    series_path: str
+    segment: int | None = None
+    shut: set[Gate] = field(default_factory=set)
+    ends: bool = False
+
+    @property
+    def note(self) -> dict[str, Any]:
+        """What whoever sends the rest must know."""
+        return {"segment": self.segment, "shut": [gate.name for gate in self.shut]}
+
+
 class Sender:
-    """Empties an outbox into a server.
+    """Empties outboxes into a server, one after the other.
 
     `refused` counts messages and metrics that the server would not take; `errors` holds the newest reasons.
     """
 
     def __init__(
-        self,
-        outbox: Outbox,
-        http: httpx.Client,
-        series_path: str,
-        *,
-        segment: int | None = None,
-        pause: Callable[[float], bool] | None = None,
+        self, routes: Iterable[Route], http: httpx.Client, *, pause: Callable[[float], bool] | None = None
     ) -> None:
-        """`pause` waits so many seconds and is true where the sender should end (tests give their own)."""
+        """routes: gone through in the thread. `pause` waits so many seconds and is true where the sender should end
+        (tests give their own)."""
         self.refused = 0
         self.errors: deque[PhasewatchError] = deque(maxlen=_ERRORS_KEPT)
-        self._outbox = outbox
+        self._routes = routes
         self._http = http
-        self._series_path = series_path
-        self._segment = segment
         self._stopped = threading.Event()
         self._pause = pause or self._stopped.wait
-        self._shut: set[Gate] = set()
         self._reported: set[tuple[str, int]] = set()
         self._away_since: float | None = None
         self._random = random.Random()  # not the caller's random state
@@ -83,68 +98,83 @@ class Sender:
         self._stopped.set()
         self._thread.join(timeout_s)
 
+    def note_failure(self, item: Item, error: Exception, n_items: int = 1) -> None:
+        """Reports what could not even be asked."""
+        kind = item.kind if isinstance(item, Message) else "metrics"
+        self._report(kind, 0, PhasewatchError(f"{type(error).__name__}: {error}"), n_items)
+
     def _run(self) -> None:
         quiet = _OthersOnly()
         logging.getLogger("httpx").addFilter(quiet)
         try:
-            while not self._stopped.is_set() and (items := self._outbox.head()):
-                self._deliver(items)
-                if not self._stopped.is_set():
-                    self._outbox.drop(len(items))
+            for route in self._routes:
+                self._empty(route)
+                if self._stopped.is_set():
+                    break
         finally:
             logging.getLogger("httpx").removeFilter(quiet)
             self._http.close()
 
-    def _deliver(self, items: Sequence[Item]) -> None:
+    def _empty(self, route: Route) -> None:
+        """Sends what a queue holds and gets, until it is closed or, where it ends, empty."""
+        try:
+            while not self._stopped.is_set() and (items := route.outbox.head()):
+                self._deliver(route, items)
+                if not self._stopped.is_set():
+                    route.outbox.drop(len(items), route.note)
+        finally:
+            if route.ends:
+                route.outbox.close()
+
+    def _deliver(self, route: Route, items: Sequence[Item]) -> None:
         """Sends one message, or metrics, until they are taken or refused."""
-        kind = items[0].kind if isinstance(items[0], Message) else "metrics"
         try:
             if isinstance(items[0], Message):
-                self._send_message(items[0])
+                self._send_message(route, items[0])
             else:
                 for batch in batches(item for item in items if isinstance(item, Point)):
-                    self._send_metrics(batch)
+                    self._send_metrics(route, batch)
         except Exception as error:  # a body that cannot be made must not end the sending of all the others
-            self._report(kind, 0, PhasewatchError(f"{type(error).__name__}: {error}"), len(items))
+            self.note_failure(items[0], error, len(items))
 
-    def _send_message(self, message: Message) -> None:
-        shut = next((gate for gate in message.needs if gate in self._shut), None)
+    def _send_message(self, route: Route, message: Message) -> None:
+        shut = next((gate for gate in message.needs if gate in route.shut), None)
         if shut is not None:
             self._report(message.kind, 0, PhasewatchError(f"not sent, since {shut.value} was refused"))
             return
         response = self._request(
-            message.method, message.path, message.body(), message.content_type, in_segment=message.in_segment
+            route, message.method, message.path, message.body(), message.content_type, in_segment=message.in_segment
         )
         if response is None:
             return
         if response.is_success:
-            self._segment = int(response.json()["number"]) if message.begins_segment else self._segment
+            route.segment = int(response.json()["number"]) if message.begins_segment else route.segment
             return
         if message.opens is not None:
-            self._shut.add(message.opens)
+            route.shut.add(message.opens)
         if not message.may_fail:
             self._report(message.kind, response.status_code, error_of(response))
 
-    def _send_metrics(self, batch: Sequence[Metric]) -> None:
+    def _send_metrics(self, route: Route, batch: Sequence[Metric]) -> None:
         """Sends metrics; where the server refuses a batch because of some value, only that one is left out."""
-        if Gate.RUN in self._shut:
+        if Gate.RUN in route.shut:
             error = PhasewatchError(f"not sent, since {Gate.RUN.value} was refused")
             self._report("metrics", 0, error, len(batch))
             return
-        response = self._request("POST", self._series_path, _series_body(batch), JSON, in_segment=True)
+        response = self._request(route, "POST", route.series_path, _series_body(batch), JSON, in_segment=True)
         if response is None or response.is_success:
             return
         if len(batch) > 1 and response.status_code in _DIVISIBLE:
-            self._send_metrics(batch[: len(batch) // 2])
-            self._send_metrics(batch[len(batch) // 2 :])
+            self._send_metrics(route, batch[: len(batch) // 2])
+            self._send_metrics(route, batch[len(batch) // 2 :])
         else:
             self._report("metrics", response.status_code, error_of(response), len(batch))
 
     def _request(
-        self, method: str, path: str, content: bytes, content_type: str, *, in_segment: bool
+        self, route: Route, method: str, path: str, content: bytes, content_type: str, *, in_segment: bool
     ) -> httpx.Response | None:
         """The server's last word on a request; None where the sender was stopped before there was one."""
-        params = {"segment": self._segment} if in_segment and self._segment is not None else None
+        params = {"segment": route.segment} if in_segment and route.segment is not None else None
         attempts = 0
         while not self._stopped.is_set():
             attempts += 1
@@ -156,14 +186,24 @@ class Sender:
             except httpx.TransportError as error:
                 reason = str(error) or type(error).__name__
             else:
-                if not _is_away(response, attempts):
-                    self._note_back()
+                if route.outbox.outlives_process and response.status_code in _TOKEN_REFUSED:
+                    reason, asked_s = self._note_token(response), _TOKEN_PAUSE_S
+                elif _is_away(response, attempts):
+                    reason, asked_s = f"it answers {response.status_code}", _retry_after_s(response)
+                else:
+                    self._note_back(len(route.outbox))
                     return response
-                reason, asked_s = f"it answers {response.status_code}", _retry_after_s(response)
             self._note_away(reason)
             if self._pause(self._backoff_s(attempts) if asked_s is None else asked_s):
                 break
         return None
+
+    def _note_token(self, response: httpx.Response) -> str:
+        """Lets a strict recorder know that the token is refused, once an absence."""
+        error = error_of(response)
+        if self._away_since is None:
+            self.errors.append(error)
+        return str(error)
 
     def _backoff_s(self, attempts: int) -> float:
         longest = min(_FIRST_PAUSE_S * 2.0 ** min(attempts - 1, 30), _LONGEST_PAUSE_S)
@@ -176,10 +216,10 @@ class Sender:
             message = "phasewatch: the server at %s is away (%s); recording goes on, and is sent when it is back"
             logger.warning(message, server, reason)
 
-    def _note_back(self) -> None:
+    def _note_back(self, n_left: int) -> None:
         if self._away_since is not None:
             away_s, self._away_since = time.monotonic() - self._away_since, None
-            logger.info("phasewatch: the server is back after %.0f s; %d items to send", away_s, len(self._outbox))
+            logger.info("phasewatch: the server is back after %.0f s; %d items to send", away_s, n_left)
 
     def _report(self, kind: str, status: int, error: PhasewatchError, n_refused: int = 1) -> None:
         """Counts what was not taken, and says so the first time that it happens to this kind in this way."""

@@ -52,9 +52,10 @@ def server() -> FakeServer:
     return FakeServer()
 
 
-@pytest.fixture
-def make(server: FakeServer) -> Callable[..., Recorder]:
-    return lambda **more: Recorder("http://pw.test", run="tiny", **{"transport": server.transport, **more})
+@pytest.fixture(params=["memory", "disk"])
+def make(server: FakeServer, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Recorder]:
+    usual = {"transport": server.transport, "spool": None if request.param == "memory" else tmp_path / "spool"}
+    return lambda **more: Recorder("http://pw.test", run="tiny", **{**usual, **more})
 
 
 def paths(server: FakeServer, recorder: Recorder) -> list[str]:
@@ -149,7 +150,7 @@ class TestLife:
 
     @pytest.mark.parametrize(
         "wrong",
-        [{"spool": "folder"}, {"resume_from": 3}, {"run_id": "seven"}, {"url": "localhost:8000"}, {"url": "ftp://a"}],
+        [{"spool": __file__}, {"resume_from": 3}, {"run_id": "seven"}, {"url": "localhost:8000"}, {"url": "ftp://a"}],
         ids=str,
     )
     def test_what_cannot_be_is_said_before_the_loop(self, wrong: dict[str, Any]) -> None:
@@ -162,10 +163,10 @@ class TestLife:
         monkeypatch.setenv("PHASEWATCH_URL", "http://elsewhere:9/")
         (tmp_path / "token").write_text("from-file\n")
         monkeypatch.setenv("PHASEWATCH_TOKEN_FILE", str(tmp_path / "token"))
-        with Recorder(transport=server.transport) as recorder:
+        with Recorder(transport=server.transport, spool=None) as recorder:
             assert recorder.url == "http://elsewhere:9"
         monkeypatch.setenv("PHASEWATCH_TOKEN", "from-variable")
-        with Recorder(transport=server.transport):
+        with Recorder(transport=server.transport, spool=None):
             pass
         assert server.authorizations == {"Bearer from-file", "Bearer from-variable"}
 
@@ -396,6 +397,7 @@ class TestRecord:
     def test_losses_of_the_loops_own(self, server: FakeServer, make: Callable[..., Recorder], losses: Any) -> None:
         with make() as recorder:
             recorder.probe(TEXT)
+            losses = losses.copy() if isinstance(losses, np.ndarray) else losses
             recorder.record_losses(5, losses)
             if isinstance(losses, np.ndarray):
                 losses[:] = 0  # the loop may use its array again
@@ -427,7 +429,7 @@ class TestFaults:
     ) -> None:
         go_on = threading.Event()
         server.veto = lambda method, path, content: None if go_on.wait(10) else 500
-        recorder = make(max_bytes=10_000)
+        recorder = make(max_bytes=5_000)
         for step in range(100):
             recorder.log(step, {"loss": 1.0})
         n_kept = recorder.pending - 1  # and the run itself
@@ -443,7 +445,7 @@ class TestFaults:
         self, server: FakeServer, make: Callable[..., Recorder], caplog: pytest.LogCaptureFixture
     ) -> None:
         server.faults = [httpx.ConnectError("refused")] * 1000  # type: ignore[list-item]  # the same error each time
-        with make(flush_timeout=0.05) as recorder:
+        with make(flush_timeout=0.05, spool=None) as recorder:
             recorder.log(0, {"loss": 1.0})
             assert not recorder.flush(0.01)
         assert recorder.dropped == 3

@@ -27,7 +27,10 @@ PATIENCE_S = 60.0  # on a machine that is busy with other things
 
 
 @pytest.fixture
-def live(sqlite_database: Database, artifacts: Artifacts) -> Iterator[LiveServer]:
+def live(
+    sqlite_database: Database, artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[LiveServer]:
+    monkeypatch.chdir(tmp_path)  # the spool lies there
     server = LiveServer(sqlite_database, artifacts)
     yield server
     server.stop()
@@ -125,10 +128,10 @@ def test_token_is_sent_and_a_wrong_one_said(
 ) -> None:
     live = LiveServer(sqlite_database, artifacts, token="right")
     try:
-        with watching(live, token="right", strict=True) as recorder:
+        with watching(live, token="right", strict=True, spool=None) as recorder:
             recorder.log(0, {"loss": 1.0})
         assert series(live, recorder.run_id, "loss") == [(0, 1.0)]
-        with watching(live, token="wrong") as refused:
+        with watching(live, token="wrong", spool=None) as refused:
             refused.log(0, {"loss": 1.0})
         assert refused.failed == 3
         assert "give a token that may do this" in caplog.text

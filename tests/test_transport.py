@@ -11,7 +11,7 @@ import pytest
 from phasewatch.client import connect
 from phasewatch.errors import RecorderClosed
 from phasewatch.outbox import POINTS_AT_ONCE, Gate, Message, Outbox, Point, json_body
-from phasewatch.transport import THREAD_NAME, Sender, batches
+from phasewatch.transport import THREAD_NAME, Route, Sender, batches
 from tests.fake_api import FakeServer
 
 SERIES = "/runs/r/series"
@@ -29,7 +29,7 @@ class Sending:
         self.pauses: list[float] = []
         self.outbox = Outbox(10**6)
         http = connect("http://pw.test", "secret", server.transport)
-        self.sender = Sender(self.outbox, http, SERIES, segment=segment, pause=self._pause)
+        self.sender = Sender([Route(self.outbox, SERIES, segment)], http, pause=self._pause)
 
     def _pause(self, seconds: float) -> bool:
         self.pauses.append(seconds)
@@ -249,7 +249,7 @@ class TestSender:
 
     def test_stops_in_the_middle_of_a_pause(self, server: FakeServer) -> None:
         outbox = Outbox(1000)
-        sender = Sender(outbox, connect("http://pw.test", None, server.transport), SERIES)
+        sender = Sender([Route(outbox, SERIES)], connect("http://pw.test", None, server.transport))
         server.faults = [httpx.Response(503, headers={"Retry-After": "300"})]
         outbox.put(message("a"))
         sender.start()

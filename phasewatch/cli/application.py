@@ -15,6 +15,7 @@ from phasewatch.cli.monitors import monitor
 from phasewatch.cli.options import Connection, TokenOption, UrlOption
 from phasewatch.cli.report import report
 from phasewatch.cli.runs import runs, show
+from phasewatch.cli.send import send
 from phasewatch.cli.study import study
 from phasewatch.cli.train import train
 from phasewatch.errors import PhasewatchError
@@ -69,5 +70,6 @@ app.command()(study)
 app.command()(report)
 app.command()(measures)
 app.command()(measure)
+app.command()(send)
 app.add_typer(group)
 app.add_typer(monitor)
