@@ -25,7 +25,7 @@ test: install browser promtool
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 browser: install
-	$(BIN)/python tests/browser.py
+	$(BIN)/python tests/browser/chromium.py
 
 promtool: install
 	$(BIN)/python tests/promtool.py

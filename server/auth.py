@@ -29,6 +29,8 @@ CACHE_S = 1.0
 CACHED_TOKENS = 1_000
 PUBLIC = ("/api/v1/health", "/api/v1/ready")
 PUBLIC_FOLDER = "/static/"
+PAGES = ("/", "/compare", "/monitors", "/jobs", "/alerts", "/tokens", "/settings")
+PAGE_FOLDERS = ("/runs/", "/changes/")
 READING = ("GET", "HEAD", "OPTIONS")
 
 
@@ -183,4 +185,4 @@ class Access:
 
 def is_page(path: str) -> bool:
     """True for the addresses of pages: they hold no data themselves."""
-    return path == "/" or path.startswith("/runs/")
+    return path in PAGES or path.startswith(PAGE_FOLDERS)

@@ -13,7 +13,20 @@ from phasewatch.storage.database import Database
 from server.headers import SECURITY_HEADERS
 from server.routes.pages import WEB
 
-PAGES = ("/", f"/runs/{UUID(int=7)}", "/docs")
+ONE = UUID(int=7)
+PAGES = (
+    "/",
+    f"/runs/{ONE}",
+    f"/runs/{ONE}/tokens",
+    f"/changes/{ONE}",
+    "/compare",
+    "/monitors",
+    "/jobs",
+    "/alerts",
+    "/tokens",
+    "/settings",
+    "/docs",
+)
 
 
 class _Elements(HTMLParser):
@@ -51,8 +64,8 @@ def test_a_page_has_nothing_inline_and_nothing_from_elsewhere(
     assert links
     for link in links:
         assert link is not None
-        assert link.startswith("/")
-        assert sqlite_client.get(link).status_code == 200
+        assert link.startswith(("/", "#"))
+        assert link.startswith("#") or sqlite_client.get(link).status_code == 200
     for _, attributes in page.found:
         assert not any(name.startswith("on") or name == "style" for name in attributes)
 
@@ -90,5 +103,7 @@ def test_files_beside_the_static_ones_are_not_served(sqlite_database: Database, 
 
 
 def test_the_scripts_write_text_and_never_markup() -> None:
-    for script in (WEB / "static").glob("*.js"):
+    for script in (WEB / "static").rglob("*.js"):
+        if "vendor" in script.parts:
+            continue
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b", script.read_text())

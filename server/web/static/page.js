@@ -23,7 +23,7 @@ function report(error) {
 
 function askForToken() {
   dropToken();
-  byId("token-form").hidden = false;
+  byId("sign-in").hidden = false;
   byId("token").focus();
 }
 
@@ -242,7 +242,7 @@ function start() {
   else runPage(run);
 }
 
-byId("token-form").addEventListener("submit", (event) => {
+byId("sign-in").addEventListener("submit", (event) => {
   event.preventDefault();
   keepToken(byId("token").value.trim());
   location.reload();

@@ -1,6 +1,6 @@
 """Finds a Chromium for the browser tests, and installs one where it can.
 
-    python tests/browser.py     prints the path; run by `make test` before pytest
+    python tests/browser/chromium.py     prints the path; run by `make test` before pytest
 
 An installed Chromium or Chrome is taken first; then Debian's package, as root on Debian; then Playwright's own build.
 """

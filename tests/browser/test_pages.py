@@ -6,179 +6,24 @@ Every test fails on an error in the console and on a request to another host.
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
 from uuid import UUID
 
 import numpy as np
 import pytest
 from fastapi import FastAPI
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, expect, sync_playwright
-from sqlalchemy.orm import Session
+from playwright.sync_api import Browser, Locator, expect
 
-from phasewatch.detection.phase_change import PhaseChange
 from phasewatch.storage.artifacts import Artifacts
-from phasewatch.storage.checkpoints import NewCheckpoint, put_checkpoint
 from phasewatch.storage.database import Database
-from phasewatch.storage.losses import put_losses
 from phasewatch.storage.measurements import StoredMeasurement, put_measurements
 from phasewatch.storage.phase_changes import store_scan
-from phasewatch.storage.probe_sets import put_probe_set
-from phasewatch.storage.runs import NewRun, create_run, set_probe_set
-from phasewatch.storage.series import put_series
-from tests.browser import find_browser
-from tests.conftest import MakeRun, make_probes
-from tests.server.conftest import make_app, serving
+from tests.browser.recorded_run import CHANGES, EARLY, INDUCTION, STEPS, record_step
+from tests.browser.watched import Watched, visiting
+from tests.conftest import MakeRun
+from tests.server.conftest import make_app
 
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
-STEPS = [0, 1, 2, 4, 8, 16, 32, 64, *range(100, 701, 25)]
-INDUCTION = PhaseChange(
-    start_step=170,
-    step=275,
-    end_step=400,
-    kind="level",
-    direction="rise",
-    effect=0.5,
-    unit="probability",
-    measure="natural_prefix_matching:L1H0",
-    heads=((1, 0),),
-    induction=True,
-)
-EARLY = PhaseChange(
-    start_step=8,
-    step=20,
-    end_step=64,
-    kind="level",
-    direction="drop",
-    effect=2.0,
-    unit="nats",
-    measure="mean_loss:text",
-)
 HOSTILE = "<img src=x onerror=\"throw 'markup'\"> & \u202ename"
-
-
-@dataclass
-class Watched:
-    """A page, and what went wrong on it."""
-
-    page: Page
-    base: str
-    errors: list[str] = field(default_factory=list)
-
-    def note_console(self, message: ConsoleMessage) -> None:
-        """Remembers what the console shows as an error, a broken content policy included."""
-        if message.type == "error":
-            self.errors.append(message.text)
-
-    def note_request(self, request: Request) -> None:
-        """Remembers a request to another host."""
-        if not request.url.startswith(self.base):
-            self.errors.append(f"foreign {request.url}")
-
-    def open(self, path: str) -> Page:
-        """Goes to an address of the server."""
-        self.page.goto(self.base + path)
-        return self.page
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A Chromium for the tests of this file."""
-    path = find_browser()
-    assert path is not None, "no browser for the browser tests: install the package chromium"
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture(scope="module")
-def recorded(scratch: Path, sqlite_template: Path) -> Iterator[tuple[Path, UUID]]:
-    """A SQLite file with a run that learned induction, with everything the page shows, and the run's id."""
-    folder = Path(tempfile.mkdtemp(dir=scratch))
-    file = Path(shutil.copyfile(sqlite_template, folder / "recorded.db"))
-    database, probes = Database(f"sqlite:///{file}"), make_probes(4, 17)
-    with database.transaction() as session:
-        run = create_run(session, NewRun("two layers", tags=("demo",)))[0].id
-        put_probe_set(session, probes)
-        set_probe_set(session, run, probes.sha256)
-        for step in STEPS:
-            record(session, run, step)
-        store_scan(session, run, [EARLY, INDUCTION], STEPS, detector_version=1, ended=True, slice_name="text")
-    database.close()
-    yield file, run
-    shutil.rmtree(folder)
-
-
-@pytest.fixture
-def run(recorded: tuple[Path, UUID]) -> UUID:
-    """The recorded run; a test that takes it has it in its database."""
-    return recorded[1]
-
-
-@pytest.fixture
-def database(
-    request: pytest.FixtureRequest, tmp_path: Path, sqlite_template: Path, recorded: tuple[Path, UUID]
-) -> Iterator[Database]:
-    """The test's own database: with the recorded run where the test takes `run`, else empty."""
-    source = recorded[0] if "run" in request.fixturenames else sqlite_template
-    opened = Database(f"sqlite:///{shutil.copyfile(source, tmp_path / 'phasewatch.db')}")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def app(database: Database, artifacts: Artifacts) -> FastAPI:
-    """The service without tokens."""
-    return make_app(database, artifacts)
-
-
-@contextmanager
-def visiting(browser: Browser, app: FastAPI, **options: object) -> Iterator[Watched]:
-    """A fresh page at a real server."""
-    with serving(app) as base:
-        context = browser.new_context(locale="en-GB", **options)  # type: ignore[arg-type]  # playwright's own names
-        watched = Watched(context.new_page(), base)
-        page = watched.page
-        page.set_default_timeout(10_000)
-        page.on("console", watched.note_console)
-        page.on("request", watched.note_request)
-        page.on("pageerror", lambda error: watched.errors.append(str(error)))
-        page.on("dialog", lambda dialog: watched.errors.append(f"dialog {dialog.message}"))
-        yield watched
-        context.close()
-
-
-@pytest.fixture
-def visit(browser: Browser, app: FastAPI) -> Iterator[Watched]:
-    """A page at the service; the test fails on any error it met."""
-    with visiting(browser, app) as watched:
-        yield watched
-    assert watched.errors == []
-
-
-def record(session: Session, run: UUID, step: int) -> None:
-    """Records one step: losses, a training loss, head scores, the ICL score."""
-    rng = np.random.default_rng(step)
-    late = 1 / (1 + math.exp(-(step - 275) / 40))
-    heads = np.array([[0.05, 0.04], [0.05 + 0.5 * late, 0.03]])
-    icl = np.array(-0.4 * late)
-    put_checkpoint(session, run, NewCheckpoint(step))
-    put_losses(session, run, "text", step, rng.gamma(9, (0.7 if step < 20 else 0.4), (4, 16)).astype(np.float32))
-    put_series(session, run, {step: {"loss": 6.2 - math.log1p(step) / 3 if step != 4 else math.nan}})
-    measurements = {
-        "natural_prefix_matching": StoredMeasurement(1, heads, 0.04),
-        "previous_token": StoredMeasurement(1, heads[::-1], 0.02),
-        "icl_score": StoredMeasurement(1, icl, None, np.array([icl - 0.05, icl + 0.05])),
-    }
-    put_measurements(session, run, step, measurements, source="recorder")
 
 
 def step_to_x(figure: Locator) -> Callable[[int], float]:
@@ -204,7 +49,7 @@ def test_the_list_links_each_run_by_its_name(visit: Watched, run: UUID, make_run
     row = page.locator("#runs tr", has=page.get_by_role("link", name="two layers"))
     expect(row).to_contain_text("running")
     expect(row).to_contain_text("700")
-    expect(row).to_contain_text("induction at step 275, 1 more")
+    expect(row).to_contain_text("induction at step 275, 2 more")
     page.get_by_role("link", name="two layers").click()
     expect(page.locator("h1")).to_have_text("two layers")
     assert page.url == f"{visit.base}/runs/{run}"
@@ -221,17 +66,17 @@ def test_the_bands_lie_where_the_changes_are(visit: Watched, run: UUID, figure: 
     page = visit.open(f"/runs/{run}")
     plot = page.locator(figure)
     bands = plot.locator("rect.band")
-    expect(bands).to_have_count(2)
+    expect(bands).to_have_count(3)
     x = step_to_x(plot)
-    for band, change in zip((bands.nth(0), bands.nth(1)), (EARLY, INDUCTION), strict=True):
+    for band, change in zip(bands.all(), sorted(CHANGES, key=lambda one: one.step), strict=True):
         box = band.bounding_box()
         assert box is not None
         assert change.end_step is not None
         assert box["x"] == pytest.approx(x(change.start_step), abs=1.5)
         assert box["x"] + box["width"] == pytest.approx(x(change.end_step), abs=1.5)
         assert box["height"] > 50
-    assert "induction" in str(bands.nth(1).get_attribute("class"))
-    middle = plot.locator("line.middle").nth(1).bounding_box()
+    assert "induction" in str(bands.nth(2).get_attribute("class"))
+    middle = plot.locator("line.middle").nth(2).bounding_box()
     assert middle is not None
     assert middle["x"] == pytest.approx(x(INDUCTION.step), abs=1.5)
 
@@ -239,10 +84,10 @@ def test_the_bands_lie_where_the_changes_are(visit: Watched, run: UUID, figure: 
 def test_the_changes_are_told_in_sentences(visit: Watched, run: UUID) -> None:
     page = visit.open(f"/runs/{run}")
     items = page.locator("#changes li")
-    expect(items).to_have_count(2)
+    expect(items).to_have_count(3)
     expect(items.nth(0)).to_contain_text("mean_loss:text falls by 2 nats")
-    expect(items.nth(1)).to_contain_text("Induction heads form.")
-    expect(items.nth(1)).to_contain_text("layer 1 head 0")
+    expect(items.nth(2)).to_contain_text("Induction heads form.")
+    expect(items.nth(2)).to_contain_text("layer 1 head 0")
     expect(page.locator("#facts")).to_contain_text("#demo")
 
 
@@ -316,11 +161,11 @@ def test_what_happens_appears_without_a_reload(
     visit: Watched, run: UUID, database: Database, make_run: MakeRun
 ) -> None:
     page = visit.open(f"/runs/{run}")
-    expect(page.locator("#changes li")).to_have_count(2)
+    expect(page.locator("#changes li")).to_have_count(3)
     expect(page.locator("#live")).to_have_text("live")
     page.evaluate("window.untouched = true")
     with database.transaction() as session:
-        record(session, run, 800)
+        record_step(session, run, 800)
     expect(page.locator("#facts")).to_contain_text("step 800")
     with database.transaction() as session:
         store_scan(session, run, [EARLY], [*STEPS, 800], detector_version=1, ended=True, slice_name="text")
@@ -337,7 +182,7 @@ def test_without_the_event_stream_the_page_asks_every_ten_seconds(
     page = visit.open(f"/runs/{run}")
     expect(page.locator("#facts")).to_contain_text("step 700")
     with database.transaction() as session:
-        record(session, run, 900)
+        record_step(session, run, 900)
     page.clock.run_for(11_000)
     expect(page.locator("#facts")).to_contain_text("step 900")
 
@@ -349,7 +194,7 @@ def test_a_narrow_dark_screen_shows_everything_without_scrolling_sideways(
         page = watched.open(f"/runs/{run}")
         page.locator("#heads canvas").wait_for()
         assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
-        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 23, 29)"
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(15, 20, 26)"
         box = page.locator("#loss svg").bounding_box()
         assert box is not None
         assert box["width"] > 300
@@ -377,7 +222,7 @@ def test_a_server_with_tokens_asks_for_one_and_keeps_it_for_the_visit(
         field.fill("right")
         page.get_by_role("button", name="Sign in").click()
         page.get_by_role("link", name="two layers").click()
-        expect(page.locator("#changes li")).to_have_count(2)
+        expect(page.locator("#changes li")).to_have_count(3)
         expect(page.locator("#live")).to_have_text("live")
     assert all("401" in error for error in watched.errors)
 

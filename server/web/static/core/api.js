@@ -1,0 +1,142 @@
+// Talks to the public API of this server. Paths are what follows /api/v1.
+//
+//   await get("/runs?limit=5")                 JSON; throws Refused with the problem's words
+//   await getNpy(path)                         a .npy answer, parsed (npy.js)
+//   await getAll("/jobs?state=failed")         every item of a list, page after page
+//   await getIfNew(path)                       JSON, or null where the server says it is what we had (ETag)
+//   await send("POST", "/monitors", body)      JSON or null; PATCH, PUT and DELETE likewise
+//   await signIn(token), signOut(), session()  who we are: {name, scope, …}, or null where nobody asks
+//   mayWrite() mayAdmin()                      what the session's scope allows; true where the server has no tokens
+
+import { parseNpy } from "./npy.js";
+
+const BASE = "/api/v1";
+const TOKEN = "phasewatch-token";
+const NPY = "application/x-npy";
+
+export class Refused extends Error {
+  constructor(status, problem, path) {
+    super(problem.detail ?? `${path} answered ${status}`);
+    this.status = status;
+    this.problem = problem;
+  }
+}
+
+let known = null; // the session, once asked for
+
+const bearer = () => sessionStorage.getItem(TOKEN);
+
+async function ask(path, { headers = {}, ...options } = {}) {
+  const all = { Accept: "application/json", ...headers };
+  if (bearer() !== null) all.Authorization = `Bearer ${bearer()}`;
+  const unsafe = !["GET", "HEAD", undefined].includes(options.method);
+  if (unsafe && known?.csrf) all["X-CSRF-Token"] = known.csrf;
+  let answer;
+  try {
+    answer = await fetch(BASE + path, { credentials: "same-origin", ...options, headers: all });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error(`The server does not answer (${error.message}).`, { cause: error });
+  }
+  if (answer.ok || answer.status === 304) return answer;
+  const problem = await answer.json().catch(() => ({}));
+  const refused = new Refused(answer.status, problem, path);
+  if (answer.status === 401) document.dispatchEvent(new CustomEvent("signinneeded", { detail: refused }));
+  throw refused;
+}
+
+export const get = async (path, options) => (await ask(path, options)).json();
+
+export async function getNpy(path, options) {
+  const answer = await ask(path, { ...options, headers: { Accept: NPY } });
+  return parseNpy(await answer.arrayBuffer());
+}
+
+export async function getAll(path) {
+  const items = [];
+  let cursor = "";
+  do {
+    const page = await get(`${path}${path.includes("?") ? "&" : "?"}limit=200${cursor}`);
+    items.push(...page.items);
+    cursor = page.next === null ? "" : `&cursor=${encodeURIComponent(page.next)}`;
+  } while (cursor);
+  return items;
+}
+
+const tags = new Map();
+
+export async function getIfNew(path, options = {}) {
+  const headers = tags.has(path) ? { "If-None-Match": tags.get(path) } : {};
+  const answer = await ask(path, { ...options, headers, cache: "no-store" });
+  if (answer.status === 304) return null;
+  const tag = answer.headers.get("ETag");
+  if (tag) tags.set(path, tag);
+  return answer.json();
+}
+
+export async function send(method, path, body) {
+  const content = body === undefined ? {} : { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } };
+  const answer = await ask(path, { method, ...content });
+  const text = await answer.text();
+  return text ? JSON.parse(text) : null;
+}
+
+// Signing in makes a cookie that scripts cannot read; a server without sessions is sent the token with each request.
+export async function signIn(token) {
+  sessionStorage.removeItem(TOKEN);
+  try {
+    known = await send("POST", "/session", { token });
+  } catch (error) {
+    if (![401, 404].includes(error.status)) throw error;
+    sessionStorage.setItem(TOKEN, token);
+    await get("/runs?limit=1").catch((refused) => {
+      sessionStorage.removeItem(TOKEN);
+      throw refused;
+    });
+    known = null;
+  }
+}
+
+export async function signOut() {
+  sessionStorage.removeItem(TOKEN);
+  await send("DELETE", "/session").catch(() => null);
+  known = null;
+}
+
+export async function session() {
+  if (known === null && bearer() === null) {
+    known = await get("/session").catch((error) => {
+      if (error.status === 404) return null;
+      throw error;
+    });
+  }
+  return known;
+}
+
+export const mayWrite = () => known === null || known.scope !== "read";
+export const mayAdmin = () => known === null || known.scope === "admin";
+
+// Server-sent events by fetch, which can send a token. Returns when the stream ends.
+export async function readEvents(path, lastId, { onOpen, onEvent, signal }) {
+  const headers = { Accept: "text/event-stream" };
+  if (lastId !== null) headers["Last-Event-ID"] = lastId;
+  const answer = await ask(path, { headers, cache: "no-store", signal });
+  onOpen();
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let waiting = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const blocks = (waiting + value).split("\n\n");
+    waiting = blocks.pop();
+    for (const block of blocks) {
+      const event = parseEvent(block);
+      if (event !== null) onEvent(event);
+    }
+  }
+}
+
+function parseEvent(block) {
+  const data = block.split("\n").filter((line) => line.startsWith("data: "));
+  return data.length ? JSON.parse(data.map((line) => line.slice(6)).join("\n")) : null;
+}

@@ -1,0 +1,3 @@
+import { ready } from "../core/shell.js";
+
+ready(async () => {});
