@@ -181,6 +181,8 @@ def _headers(session: Session, run_id: UUID, slice_id: int, chosen: set[int] | N
     """Of every visible loss slice, by step; of the `chosen` steps where these are given."""
     visible = is_visible(visible_stretches(session, run_id), LossSlice.segment_id, LossSlice.step)
     query = select(LossSlice.segment_id, LossSlice.step, LossSlice.codec).where(LossSlice.slice_id == slice_id, visible)
+    if chosen is not None and len(chosen) <= _STEPS_NAMED:
+        query = query.where(LossSlice.step.in_(chosen))
     found = (_Header(*row) for row in session.execute(query.order_by(LossSlice.step)))
     return [header for header in found if chosen is None or header.step in chosen]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
+import numpy as np
+import numpy.typing as npt
 from sqlalchemy import select
 from sqlalchemy.orm import Session, undefer
 
@@ -62,11 +64,27 @@ def list_slices(session: Session, probe_set_id: str) -> Sequence[SliceRow]:
     return session.scalars(select(SliceRow).where(SliceRow.probe_set_id == probe_set_id).order_by(SliceRow.name)).all()
 
 
+def get_slice_row(session: Session, probe_set_id: str, name: str) -> SliceRow:
+    """The row of a slice; raises NotFound naming what there is."""
+    get_probe_set_row(session, probe_set_id)
+    rows = list_slices(session, probe_set_id)
+    for row in rows:
+        if row.name == name:
+            return row
+    raise NotFound(f"the probe set has no slice {name!r}; it has {', '.join(row.name for row in rows)}")
+
+
+def slice_tokens(row: SliceRow) -> npt.NDArray[np.int32]:
+    """The token ids of a slice, (n_sequences, n_tokens)."""
+    found: npt.NDArray[np.int32] = unpack(row.tokens, "<i4", (row.n_sequences, row.n_tokens))
+    return found
+
+
 def load_probe_set(session: Session, probe_set_id: str) -> ProbeSet:
     """The probe set as the measures take it; raises NotFound."""
     row = get_probe_set_row(session, probe_set_id)
     slices = {
-        part.name: Slice(unpack(part.tokens, "<i4", (part.n_sequences, part.n_tokens)), Layout.from_dict(part.layout))
+        part.name: Slice(slice_tokens(part), Layout.from_dict(part.layout))
         for part in session.scalars(
             select(SliceRow).where(SliceRow.probe_set_id == probe_set_id).options(undefer(SliceRow.tokens))
         )

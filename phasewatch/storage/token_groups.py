@@ -21,7 +21,7 @@ from phasewatch.measures.groups import measure_name
 from phasewatch.storage.codecs import pack, unpack
 from phasewatch.storage.database import insert_if_absent
 from phasewatch.storage.limits import checked_json, checked_name
-from phasewatch.storage.probe_sets import get_probe_set_row, list_slices
+from phasewatch.storage.probe_sets import get_probe_set_row, get_slice_row, list_slices
 from phasewatch.storage.schema import MeasurementRow, Run, Segment, SliceRow, TokenGroupMembers, TokenGroupRow, utc_now
 
 Members = npt.NDArray[np.bool_]
@@ -125,6 +125,19 @@ def load_groups(session: Session, probe_set_id: str, names: Collection[str] | No
         for row, name, part in session.execute(query)
     ]
     return sorted(found, key=lambda one: one.measure)
+
+
+def group_members(
+    session: Session, probe_set_id: str, name: str, slice_name: str, *, first: int = 0, limit: int = 1_000
+) -> list[int]:
+    """Flat indices of the losses of a slice that belong to a group, ascending from `first` on; raises NotFound."""
+    get_token_group(session, probe_set_id, name)
+    get_slice_row(session, probe_set_id, slice_name)
+    for group in load_groups(session, probe_set_id, [name]):
+        if group.slice == slice_name:
+            found: list[int] = (first + np.flatnonzero(group.members.reshape(-1)[first:])[:limit]).tolist()
+            return found
+    return []
 
 
 def _members(row: TokenGroupMembers, part: SliceRow) -> Members:

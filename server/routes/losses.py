@@ -62,7 +62,14 @@ def get_losses(
     return Response(write_npy(values), media_type=NPY) if npy else LossValues.of(step, slice, values)
 
 
-@router.get("", response_model=Page[LossSliceOut] | LossHistories, responses=errors(404, 413))
+@router.get(
+    "",
+    response_model=Page[LossSliceOut] | LossHistories,
+    responses={
+        200: {"content": {NPY: _BINARY}, "description": "histories: (n_steps, n_tokens)"},
+        **errors(404, 406, 413),
+    },
+)
 def list_losses(
     run: RunId,
     slice: SliceName,
@@ -71,8 +78,13 @@ def list_losses(
     steps: Annotated[str | None, Query(max_length=20_000, description="only these steps: 100,200-400")] = None,
     cursor: IntCursor = None,
     limit: Limit = 50,
-) -> Page[LossSliceOut] | LossHistories:
-    """Without `tokens` the loss slices there are, by step; with it the histories of these tokens."""
+    accept: Accept = None,
+) -> Page[LossSliceOut] | LossHistories | Response:
+    """Without `tokens` the loss slices there are, by step; with it the histories of these tokens.
+
+    Histories are JSON, or float32 .npy (n_steps, n_tokens) by Accept: a row for each of the steps asked for that there
+    is, ascending.
+    """
     found = losses.list_loss_slices(session, run, slice)
     chosen = chosen_steps(steps, [row.step for row in found])
     if tokens is None:
@@ -80,4 +92,6 @@ def list_losses(
         return Page[LossSliceOut].of(shown, limit, lambda row: LossSliceOut.of(row, slice), lambda row: row.step)
     wanted = token_numbers(tokens)
     check_size(len(chosen), wanted.size)
-    return LossHistories.of(losses.loss_history(session, run, slice, tokens=wanted, steps=chosen))
+    npy = wants_npy(accept)
+    history = losses.loss_history(session, run, slice, tokens=wanted, steps=chosen)
+    return Response(write_npy(history.values), media_type=NPY) if npy else LossHistories.of(history)

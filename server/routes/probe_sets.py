@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Response
+from fastapi import APIRouter, Header, Path, Query, Response
 from sqlalchemy.orm import Session
 
-from phasewatch.storage import probe_sets
+from phasewatch.storage import probe_sets, probe_text
 from phasewatch.storage.schema import ProbeSetRow
 from server.dependencies import ReadSession, SliceName, WriteSession
 from server.problems import errors
 from server.schemas.arrays import NPY, wants_npy, write_npy
-from server.schemas.page import Limit, Page, TextCursor
-from server.schemas.probe_sets import ProbeSetCreate, ProbeSetOut, SliceTokens, find_slice
+from server.schemas.page import IntCursor, Limit, Page, TextCursor, encode_cursor
+from server.schemas.probe_sets import FoundText, ProbeSetCreate, ProbeSetOut, SliceTokens
 
 router = APIRouter(prefix="/probe-sets", tags=["probe sets"], responses=errors())
 
@@ -47,13 +47,32 @@ def get_slice(
     probe_set: ProbeSetId,
     slice: SliceName,
     session: ReadSession,
+    first: Annotated[int, Query(ge=0, lt=2**31, description="the first sequence")] = 0,
+    count: Annotated[int | None, Query(ge=1, lt=2**31, description="how many sequences; default: all")] = None,
     accept: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> SliceTokens | Response:
     """The tokens of a slice: JSON with their texts, or int32 .npy (n_sequences, n_tokens) by Accept."""
     npy = wants_npy(accept)
-    probes = probe_sets.load_probe_set(session, probe_set)
-    tokens = find_slice(probes, slice).tokens
-    return Response(write_npy(tokens), media_type=NPY) if npy else SliceTokens.of(tokens, probes.pieces)
+    found = probe_text.load_stretch(session, probe_set, slice, first=first, count=count)
+    return Response(write_npy(found.tokens), media_type=NPY) if npy else SliceTokens.of(found)
+
+
+@router.get("/{probe_set}/slices/{slice}/search", responses=errors(404))
+def search_slice(
+    probe_set: ProbeSetId,
+    slice: SliceName,
+    session: ReadSession,
+    text: Annotated[str, Query(min_length=1, max_length=1_000, description="characters, as they stand")],
+    cursor: IntCursor = None,
+    limit: Limit = 50,
+) -> Page[FoundText]:
+    """Where a text stands in a slice, across tokens, by sequence and position."""
+    n_tokens = probe_sets.get_slice_row(session, probe_set, slice).n_tokens
+    after = None if cursor is None else divmod(cursor, n_tokens)
+    found = probe_text.find_text(session, probe_set, slice, text, after=after, limit=limit + 1)
+    shown = [FoundText.of(one, n_tokens) for one in found[:limit]]
+    last = shown[-1].sequence * n_tokens + shown[-1].position if len(found) > limit else None
+    return Page(items=shown, next=None if last is None else encode_cursor(last))
 
 
 def _out(session: Session, row: ProbeSetRow) -> ProbeSetOut:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path, Query, Response
 
+from phasewatch.probes import TEXT
 from phasewatch.storage import token_groups
 from server.dependencies import Parts, ReadSession, WriteSession
 from server.measuring import define_group
 from server.problems import errors
 from server.routes.probe_sets import ProbeSetId
 from server.schemas.page import Page
-from server.schemas.token_groups import DeletedMeasurements, GroupLabel, TokenGroupCreate, TokenGroupOut
+from server.schemas.token_groups import (
+    MAX_MEMBERS,
+    DeletedMeasurements,
+    GroupLabel,
+    MembersOut,
+    TokenGroupCreate,
+    TokenGroupOut,
+)
 
 router = APIRouter(prefix="/probe-sets/{probe_set}/groups", tags=["token groups"], responses=errors(404))
 
@@ -37,6 +45,20 @@ def list_groups(probe_set: ProbeSetId, session: ReadSession) -> Page[TokenGroupO
 def get_group(probe_set: ProbeSetId, group: GroupName, session: ReadSession) -> TokenGroupOut:
     """One group."""
     return TokenGroupOut.of(token_groups.get_token_group(session, probe_set, group))
+
+
+@router.get("/{group}/members")
+def list_members(
+    probe_set: ProbeSetId,
+    group: GroupName,
+    session: ReadSession,
+    slice: Annotated[str, Query(max_length=64, description="the slice whose losses are meant")] = TEXT,
+    first: Annotated[int, Query(ge=0, lt=2**31, description="the least position in the flat loss slice")] = 0,
+    limit: Annotated[int, Query(ge=1, le=MAX_MEMBERS, description="how many at most")] = 1_000,
+) -> MembersOut:
+    """Which losses of a slice belong to a group, ascending."""
+    found = token_groups.group_members(session, probe_set, group, slice, first=first, limit=limit + 1)
+    return MembersOut.of(found, limit)
 
 
 @router.delete("/{group}")

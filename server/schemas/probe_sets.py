@@ -7,11 +7,11 @@ from datetime import datetime
 from typing import Annotated, Self
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from phasewatch.errors import InvalidInput, NotFound
+from phasewatch.errors import InvalidInput
 from phasewatch.probes import TEXT, Kind, Layout, ProbeSet, Slice
+from phasewatch.storage.probe_text import Found, Stretch, spell
 from phasewatch.storage.schema import ProbeSetRow, SliceRow
 from server.schemas.values import Text
 
@@ -131,19 +131,23 @@ class SliceTokens(BaseModel):
     texts: list[list[str]] | None = Field(description="the text of each, where the probe set has pieces")
 
     @classmethod
-    def of(cls, tokens: npt.NDArray[np.int32], pieces: Sequence[str] | None) -> SliceTokens:
-        """Tokens (n_sequences, n_tokens) with their texts."""
-        ids = tokens.tolist()
-        texts = None if pieces is None else [[_text(pieces, token) for token in sequence] for sequence in ids]
-        return cls.model_construct(tokens=ids, texts=texts)
+    def of(cls, found: Stretch) -> SliceTokens:
+        """The sequences that storage read."""
+        pieces = found.pieces
+        texts = None if pieces is None else [spell(pieces, sequence) for sequence in found.tokens]
+        return cls.model_construct(tokens=found.tokens.tolist(), texts=texts)
 
 
-def find_slice(probes: ProbeSet, name: str) -> Slice:
-    """The slice of that name; raises NotFound naming what there is."""
-    if name not in probes.slices:
-        raise NotFound(f"the probe set has no slice {name!r}; it has {', '.join(sorted(probes.slices))}")
-    return probes.slices[name]
+class FoundText(BaseModel):
+    """Where a text stands in a slice."""
 
+    sequence: int = Field(description="the sequence it stands in")
+    position: int = Field(description="its first token's place in the sequence; 0 is the first, which has no loss")
+    n_tokens: int = Field(description="over how many tokens it reaches")
+    token: int | None = Field(description="its first token's position in the flat loss slice; null without a loss")
 
-def _text(pieces: Sequence[str], token: int) -> str:
-    return pieces[token] if token < len(pieces) else "\ufffd"
+    @classmethod
+    def of(cls, found: Found, n_tokens: int) -> Self:
+        """What storage found, in sequences of `n_tokens`."""
+        token = found.sequence * (n_tokens - 1) + found.position - 1 if found.position else None
+        return cls(sequence=found.sequence, position=found.position, n_tokens=found.n_tokens, token=token)

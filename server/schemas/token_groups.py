@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Self
 
@@ -9,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from phasewatch.measures.groups import TokenGroup
 from phasewatch.storage.token_groups import StoredGroup
+
+MAX_MEMBERS = 50_000
 
 GroupLabel = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
@@ -41,6 +44,18 @@ class TokenGroupOut(BaseModel):
             measures=found.measures,
             created_at=found.row.created_at,
         )
+
+
+class MembersOut(BaseModel):
+    """Losses of a slice that belong to a group."""
+
+    items: list[int] = Field(description="positions in the flat loss slice, ascending")
+    next: int | None = Field(description="give it as ?first= for what follows; null where nothing does")
+
+    @classmethod
+    def of(cls, found: Sequence[int], limit: int) -> Self:
+        """At most `limit` members; one more than that says what the next page begins with."""
+        return cls(items=list(found[:limit]), next=found[limit] if len(found) > limit else None)
 
 
 class DeletedMeasurements(BaseModel):

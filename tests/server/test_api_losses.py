@@ -128,6 +128,17 @@ def test_histories_are_the_columns_of_what_was_written(client: TestClient, path:
     assert everything["steps"] == steps
 
 
+def test_histories_come_as_npy_too(client: TestClient, path: str) -> None:
+    for step in (0, 5, 9):
+        client.put(f"{path}/{step}", content=npy(losses(step)), headers=NPY)
+    asked = {"tokens": "4-9", "steps": "5-9"}
+    answer = client.get(path, params=asked, headers={"Accept": "application/x-npy"})
+    found = np.load(io.BytesIO(answer.content))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, np.array(client.get(path, params=asked).json()["values"], np.float32))
+    assert client.get(path, params=asked, headers={"Accept": "image/png"}).status_code == 406
+
+
 def test_the_list_of_loss_slices_is_in_pages(client: TestClient, path: str) -> None:
     for step in range(5):
         client.put(f"{path}/{step}", content=npy(losses(step)), headers=NPY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from uuid import UUID, uuid4
 
 import numpy as np
@@ -152,6 +153,44 @@ def test_a_change_of_all_tokens_lists_none(client: TestClient, run: UUID, change
     assert client.get(f"/api/v1/phase-changes/{other['id']}/tokens").json() == {"items": [], "next": None}
 
 
-@pytest.mark.parametrize("what", ["", "/tokens"])
+def test_tokens_by_what_they_gained(client: TestClient, run: UUID, change: str) -> None:
+    path = f"/api/v1/phase-changes/{change}/tokens"
+    gained = client.get(path, params={"order": "gained"}).json()["items"]
+    assert [item["token"] for item in gained] == [9, 11]
+    assert client.get(path, params={"order": "lost"}).json()["items"] == []
+    other = client.get(f"/api/v1/runs/{run}/phase-changes").json()["items"][1]["id"]
+    of_all = client.get(f"/api/v1/phase-changes/{other}/tokens", params={"order": "gained"}).json()["items"]
+    assert sorted(item["token"] for item in of_all) == list(range(1, 14, 2))  # one of its five checkpoints is before 60
+    assert client.get(path, params={"order": "best"}).status_code == 422
+
+
+def test_all_tokens_of_a_change_as_npy(client: TestClient, change: str) -> None:
+    answer = client.get(f"/api/v1/phase-changes/{change}/tokens", headers={"Accept": "application/x-npy"})
+    found = np.load(io.BytesIO(answer.content))
+    assert (found.tolist(), found.dtype) == (TOKENS.tolist(), np.int32)
+
+
+def test_groups_across_a_change(client: TestClient, change: str) -> None:
+    groups = f"/api/v1/probe-sets/{PROBES.sha256}/groups"
+    for name, group in (("odd", {"ids": [21, 23]}), ("early", {"positions": [1, 3]})):
+        assert client.post(groups, json={"name": name, "group": group}).status_code == 201
+    found = client.get(f"/api/v1/phase-changes/{change}/groups").json()
+    assert (found["slice"], found["contexts"]) == ("text", [])
+    early, odd = found["groups"]
+    assert odd == {
+        "name": "odd",
+        "measure": "token_group:odd",
+        "n_tokens": 2,
+        "n_moved": 2,
+        "expected": pytest.approx(3 * 2 / 14),
+        "loss_before": pytest.approx(5.0, rel=1e-3),
+        "loss_after": pytest.approx(1.0, rel=1e-3),
+    }
+    # tokens 0, 1, 2 and 7, 8, 9: half of them are odd
+    assert (early["n_tokens"], early["n_moved"]) == (6, 2)
+    assert (early["loss_before"], early["loss_after"]) == (pytest.approx(4, rel=1e-3), pytest.approx(2, rel=1e-3))
+
+
+@pytest.mark.parametrize("what", ["", "/tokens", "/groups"])
 def test_an_unknown_change_is_404(client: TestClient, what: str) -> None:
     assert client.get(f"/api/v1/phase-changes/{uuid4()}{what}").status_code == 404

@@ -63,6 +63,61 @@ def test_without_pieces_there_are_no_texts(client: TestClient) -> None:
     assert "mine" in missing.json()["detail"]
 
 
+WORDS = ("self", ".", "x", "\n", "אב", "👩‍🚀", " = ")
+
+
+def spelled(client: TestClient, sequences: list[list[int]]) -> str:
+    body = {"slices": {"text": {"tokens": sequences}}, "pieces": WORDS}
+    return f"{PATH}/{client.post(PATH, json=body).json()['id']}/slices/text"
+
+
+def test_a_stretch_of_sequences_is_what_is_sent(client: TestClient) -> None:
+    rows = [[number % 7, (number + 1) % 7] for number in range(9)]
+    path = spelled(client, rows)
+    found = client.get(path, params={"first": 3, "count": 2}).json()
+    assert found == {"tokens": rows[3:5], "texts": [[WORDS[token] for token in row] for row in rows[3:5]]}
+    assert client.get(path, params={"first": 8, "count": 5}).json()["tokens"] == rows[8:]
+    answer = client.get(path, params={"first": 7}, headers={"Accept": "application/x-npy"})
+    np.testing.assert_array_equal(np.load(io.BytesIO(answer.content)), rows[7:])
+    beyond = client.get(path, params={"first": 9})
+    assert beyond.status_code == 422
+    assert "0 to 8; 9" in beyond.json()["detail"]
+
+
+def test_text_is_found_across_tokens(client: TestClient) -> None:
+    path = f"{spelled(client, [[3, 0, 1, 2, 0, 1, 2], [0, 1, 2, 6, 4, 5, 3], [5, 9, 4, 4, 4, 4, 4]])}/search"
+
+    def found(text: str, **options: Any) -> list[tuple[int, int, int, int | None]]:
+        items = client.get(path, params={"text": text, **options}).json()["items"]
+        return [(one["sequence"], one["position"], one["n_tokens"], one["token"]) for one in items]
+
+    assert found("self.") == [(0, 1, 2, 0), (0, 4, 2, 3), (1, 0, 2, None)]
+    assert found("lf.x") == [(0, 1, 3, 0), (0, 4, 3, 3), (1, 0, 3, None)]
+    assert found("🚀") == [(1, 5, 1, 10), (2, 0, 1, None)]
+    assert found("\ufffd") == [(2, 1, 1, 12)]  # an id beyond the pieces
+    assert found("ב") == [(1, 4, 1, 9), *((2, position, 1, 11 + position) for position in range(2, 7))]
+    assert found("e") == found("l") == found("self")
+    assert found("אבא") == [(2, 2, 2, 13), (2, 4, 2, 15)]  # none overlap
+    assert found("nowhere") == []
+
+
+def test_what_is_found_is_in_pages(client: TestClient) -> None:
+    path = f"{spelled(client, [[0, 0, 0, 1], [0, 1, 0, 0]])}/search"
+    first = client.get(path, params={"text": "self", "limit": 4}).json()
+    second = client.get(path, params={"text": "self", "limit": 4, "cursor": first["next"]}).json()
+    places = [(one["sequence"], one["position"]) for one in first["items"] + second["items"]]
+    assert places == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 2), (1, 3)]
+    assert second["next"] is None
+
+
+def test_a_search_needs_a_text_and_pieces(client: TestClient) -> None:
+    bare = client.post(PATH, json={"slices": {"mine": {"tokens": TEXT}}}).json()["id"]
+    answer = client.get(f"{PATH}/{bare}/slices/mine/search", params={"text": "a"})
+    assert (answer.status_code, "no pieces" in answer.json()["detail"]) == (422, True)
+    assert client.get(f"{PATH}/{bare}/slices/mine/search", params={"text": ""}).status_code == 422
+    assert client.get(f"{PATH}/{bare}/slices/other/search", params={"text": "a"}).status_code == 404
+
+
 def test_probe_sets_are_listed_in_pages(client: TestClient) -> None:
     ids = [client.post(PATH, json={"slices": {"text": {"tokens": [[0, n]]}}}).json()["id"] for n in range(5)]
     first = client.get(PATH, params={"limit": 3}).json()

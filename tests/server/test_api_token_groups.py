@@ -297,3 +297,19 @@ def test_a_probe_set_that_goes_with_its_last_run_takes_its_groups_along(run: Sma
     with run.database.reading() as session:
         assert session.scalars(select(TokenGroupRow)).all() == []
         assert session.scalars(select(TokenGroupMembers.group_id)).all() == []
+
+
+def test_members_are_listed_from_a_position_on(run: SmallRun, make_client: MakeClient) -> None:
+    client = make_client(run.database)
+    define(client, run, "some", {"ids": [1, 2, 3, 4, 5, 6, 7]})
+    expected = np.flatnonzero(np.isin(run.probes.slices["text"].tokens[:, 1:], range(1, 8))).tolist()
+    path = f"{address(run)}/some/members"
+    assert client.get(path).json() == {"items": expected, "next": None}
+    assert client.get(path, params={"first": expected[3]}).json()["items"] == expected[3:]
+    page = client.get(path, params={"first": expected[2] + 1, "limit": 2}).json()
+    assert page == {"items": expected[3:5], "next": expected[5]}
+    assert client.get(path, params={"first": 10_000}).json() == {"items": [], "next": None}
+    mine = np.flatnonzero(np.isin(run.probes.slices["mine"].tokens[:, 1:], range(1, 8))).tolist()
+    assert client.get(path, params={"slice": "mine"}).json()["items"] == mine
+    assert client.get(path, params={"slice": "none"}).status_code == 404
+    assert client.get(f"{address(run)}/other/members").status_code == 404

@@ -83,6 +83,21 @@ def test_pages(moved: Any) -> None:
     assert moved(first=3) == []
 
 
+def test_gained_and_lost_most_among_its_tokens(moved: Any) -> None:
+    assert [token.token for token in moved(order="gained")] == [29, 57]  # token 0 has no loss before
+    assert moved(order="lost") == []
+    late = CHANGE.evolve(tokens=None, start_step=5, step=10, end_step=15, direction="rise")
+    assert moved(late, order="lost") == []
+
+
+def test_gained_most_of_all_tokens_where_a_change_names_none(moved: Any) -> None:
+    found = moved(CHANGE.evolve(tokens=None), order="gained", limit=100)
+    assert sorted(token.token for token in found) == list(range(1, 58))
+    gains = [token.loss_before - token.loss_after for token in found]
+    assert gains == sorted(gains, reverse=True) == [1_000.0] * 57
+    assert [token.token for token in moved(CHANGE.evolve(tokens=None), order="gained", first=56)] == [57]
+
+
 def test_without_pieces_there_is_no_text(moved: Any) -> None:
     token = moved(pieces=None)[0]
     assert (token.text, token.before, token.after, token.token_id) == (None, None, None, 31)
