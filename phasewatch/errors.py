@@ -4,6 +4,8 @@
     ├── InvalidInput            (also a ValueError) a value that cannot be used: shape, dtype, name, range
     │   ├── UnsupportedMedia    bytes of a kind that is never read: a pickle, an array of objects
     │   ├── TooLarge            more bytes or values than the limit allows
+    │   ├── AddressRefused      an address that the service may not send to: private, local, or written to deceive
+    │   ├── InvalidSignature    a webhook that was not signed with the secret, or too long ago
     │   └── UnknownSlice        (also a NotFound) losses sent for a slice that the run's probe set does not have
     ├── NotFound                the thing named does not exist
     ├── Conflict                something different is already stored under the same key
@@ -33,6 +35,14 @@ class UnsupportedMedia(InvalidInput):
 
 class TooLarge(InvalidInput):
     """More bytes or values than the limit allows."""
+
+
+class AddressRefused(InvalidInput):
+    """An address that the service may not send to: private, local, or written to deceive."""
+
+
+class InvalidSignature(InvalidInput):
+    """A webhook that was not signed with the secret, or too long ago."""
 
 
 class NotFound(PhasewatchError):

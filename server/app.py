@@ -22,6 +22,8 @@ from server.headers import SecurityHeaders
 from server.metrics import Metrics
 from server.requests import Requests
 from server.routes import (
+    alerts,
+    channels,
     checkpoints,
     compare,
     events,
@@ -57,6 +59,8 @@ _MODULES = (
     compare,
     jobs,
     monitors,
+    channels,
+    alerts,
     events,
     health,
 )

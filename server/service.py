@@ -21,6 +21,7 @@ from fastapi import FastAPI
 
 from phasewatch.errors import Unavailable
 from phasewatch.storage.database import Database
+from server.alerts.sender import Courier, Sender
 from server.app import create_app
 from server.auth import check_address
 from server.dispatcher import Dispatcher, owner_name
@@ -60,6 +61,9 @@ def serve(
             scheduler = Scheduler(database, owner_name("scheduler"))
             scheduler.start()
             running.callback(scheduler.stop)
+            sender = Sender(database, Courier(settings), owner_name("sender"))
+            sender.start()
+            running.callback(sender.stop)
         if "worker" in parts:
             dispatcher = Dispatcher(database, make_executor(settings.executor, database, artifacts, slots))
             dispatcher.start()

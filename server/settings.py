@@ -34,15 +34,26 @@ class Settings(LogSettings, StorageSettings):
         None, description="a token with scope read, for whoever reads /metrics; made valid at the start"
     )
     metrics_token_file: Path | None = Field(None, description="a file that holds the metrics token")
+    secret_key: SecretStr | None = Field(
+        None, min_length=32, description="seals the secrets of alert channels; default: a file in the data folder"
+    )
+    secret_key_file: Path | None = Field(None, description="a file that holds the secret key")
+    public_url: str = Field("", description="where people reach the pages, for links in alerts, such as https://…")
+    allow_private_webhooks: bool = Field(False, description="alerts may go to private and local addresses, too")
     allowed_hosts: str = Field("127.0.0.1,localhost,[::1]", description="host names a request may carry, by comma")
     max_body_bytes: int = Field(64 * 2**20, gt=0, description="largest request body")
 
     @model_validator(mode="before")
     @classmethod
     def _read_secrets(cls, values: dict[str, object]) -> dict[str, object]:
-        secrets = ("admin_token", "metrics_token")
+        secrets = ("admin_token", "metrics_token", "secret_key")
         found = read_secret_files(values, secrets)
         return found | {name: None for name in secrets if not found.get(name)}  # an empty variable is none
+
+    @property
+    def link_base(self) -> str:
+        """What links in alerts begin with; by default this machine's own address."""
+        return self.public_url.rstrip("/") or f"http://{self.host}:{self.port}"
 
     @property
     def host_names(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from phasewatch.storage.limits import checked_name
 from phasewatch.storage.schema import AlertKind, ChangeState
 
 ChangeKind = Literal["level", "slope", "bump", "hidden", "spike", "divergence"]
@@ -49,7 +50,7 @@ class AllRuns(BaseModel):
 
     model_config = _FORBID
 
-    all: Literal[True]
+    all: Literal[True] = Field(description="true")
 
 
 class OneRun(BaseModel):
@@ -57,7 +58,7 @@ class OneRun(BaseModel):
 
     model_config = _FORBID
 
-    run: UUID
+    run: UUID = Field(description="the run's id")
 
 
 class TaggedRuns(BaseModel):
@@ -65,7 +66,12 @@ class TaggedRuns(BaseModel):
 
     model_config = _FORBID
 
-    tag: str = Field(min_length=1, max_length=200)
+    tag: str = Field(min_length=1, max_length=200, description="the tag")
+
+    @field_validator("tag")
+    @classmethod
+    def _can_be_kept(cls, tag: str) -> str:
+        return checked_name("tag", tag)
 
 
 class Rules(BaseModel):

@@ -25,6 +25,7 @@ from server.settings import Settings
 from tests.conftest import MakeRun, make_probes
 
 ADDRESS = "http://127.0.0.1:8000"
+SECRET_KEY = "a key of tests, which seals nothing that matters"
 NPY = {"Content-Type": "application/x-npy"}
 JSON = {"Content-Type": "application/json"}
 
@@ -58,7 +59,8 @@ def refused(answer: Any, status: int, *words: str) -> None:
 
 def make_app(database: Database, artifacts: Artifacts, **settings: Any) -> FastAPI:
     """The application over a database; keywords are settings."""
-    return create_app(Settings(database_url="sqlite:///unused.db", **settings), database, artifacts)
+    given = {"database_url": "sqlite:///unused.db", "secret_key": SECRET_KEY} | settings
+    return create_app(Settings(**given), database, artifacts)
 
 
 @contextmanager

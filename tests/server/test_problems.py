@@ -96,7 +96,9 @@ def test_every_route_answers_503_while_the_database_is_away(
         for method, operation in item.items():
             body = _body(operation)
             values = {"run": unknown, "change": unknown, "probe_set": "0" * 64, "measure": "icl_score", "group": "g"}
-            address = path.format_map({"slice": "text", "step": "1", "job": "1", "monitor": "1"} | values)
+            address = path.format_map(
+                {"slice": "text", "step": "1", "job": "1", "monitor": "1", "channel": "1", "alert": "1"} | values
+            )
             runs = {"/api/v1/compare": [unknown], "/api/v1/compare/tokens": [unknown, other]}.get(path, [])
             answer = client.request(method.upper(), address, params={"runs": runs} if runs else None, **body)
             check(answer, 503)
@@ -112,6 +114,7 @@ def _body(operation: dict[str, Any]) -> dict[str, Any]:
         "choose_probe_set": {"probe_set": "00"},
         "create_probe_set": {"slices": {"text": {"tokens": [[1, 2]]}}},
         "create_checkpoint": {"step": 1},
+        "create_channel": {"name": "c", "url": "https://93.184.215.14/"},
         "create_group": {"name": "g", "group": {"ids": [1]}},
         "request_measures": {"measures": ["icl_score"]},
         "add_series": {"points": [{"step": 1, "values": {"a": 1}}]},
@@ -168,6 +171,8 @@ def test_every_error_of_the_library_has_a_status() -> None:
         errors.InvalidInput: 422,
         errors.UnsupportedMedia: 415,
         errors.TooLarge: 413,
+        errors.AddressRefused: 422,
+        errors.InvalidSignature: 422,
         errors.UnknownSlice: 422,
         errors.NotFound: 404,
         errors.Conflict: 409,
