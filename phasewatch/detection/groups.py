@@ -14,9 +14,10 @@ from math import erfc, log1p, sqrt
 import numpy as np
 import numpy.typing as npt
 
-from phasewatch.detection.hidden import Stage, fit_beside
+from phasewatch.detection.hidden import fit_beside
 from phasewatch.detection.loss_source import LossBlocks, Rows
 from phasewatch.detection.phase_change import Changes, IntArray, PhaseChange
+from phasewatch.detection.stage import Stage
 from phasewatch.detection.timing import change_at, place
 from phasewatch.detection.token_scan import Templates, Whitener, quicker_than
 from phasewatch.detection.transition import FloatArray, Transition
@@ -181,7 +182,7 @@ def _best(departures: Rows, templates: Templates, open_times: BoolArray) -> tupl
     the change is taken out is the measure. Where a slow decay describes it as well there is no change at all.
     """
     curves = templates.curves[open_times]
-    falls = quicker_than(-(departures @ curves.T), np.maximum(-(departures @ templates.slow.T).min(axis=1), 0.0), 0.0)
+    falls = quicker_than(-(departures @ curves.T), templates.slowest_fall(departures), 0.0)
     best = falls.argmax(axis=1)
     height = falls[np.arange(len(best)), best]
     left = (departures + np.where(height > 0, height, 0.0)[:, None] * curves[best]) @ curves.T

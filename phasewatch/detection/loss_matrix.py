@@ -7,16 +7,18 @@ one effect counts once.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from phasewatch.detection.groups import find_group_changes
-from phasewatch.detection.hidden import MIN_CHECKPOINTS, MIN_TOKENS, find_hidden_changes
+from phasewatch.detection.hidden import MIN_CHECKPOINTS, find_hidden_changes
 from phasewatch.detection.loss_source import LossBlocks, LossSource, as_source
 from phasewatch.detection.phase_change import Changes, IntArray, PhaseChange
 from phasewatch.detection.prepare import check_steps
 from phasewatch.detection.series import find_series_changes
+from phasewatch.detection.stage import MIN_TOKENS
 from phasewatch.detection.token_scan import Whitener
 from phasewatch.errors import InvalidInput
 
@@ -55,7 +57,7 @@ def find_phase_changes(
     if not 0 < fdr < 1:
         raise InvalidInput(f"fdr is {fdr}, must lie between 0 and 1")
     blocks = LossBlocks(as_source(losses, at, f"losses of {name}"))
-    owners, pairs = _owners(blocks.n_tokens, documents, tokens)
+    kin = _kin(blocks.n_tokens, documents, tokens)
     broad = find_series_changes(blocks.mean, at, name=f"mean_loss:{name}", first_descent=first_descent)
     if blocks.n_bad:
         broad.notes.append(f"losses of {name}: {blocks.n_bad} of {blocks.size} values are not finite and were left out")
@@ -67,11 +69,11 @@ def find_phase_changes(
         return broad
     at = at[blocks.usable]
     whitener = Whitener(blocks.sample, at)
-    found = find_hidden_changes(blocks, at, whitener, name=name, fdr=fdr, documents=owners, pairs=pairs)
+    found = find_hidden_changes(blocks, at, whitener, name=name, fdr=fdr, owners=kin.owners, kinds=kin.kinds)
     answer = _together(broad, found)
     if not groups:
         return answer
-    named = find_group_changes(blocks, at, groups, whitener, fdr=fdr, documents=owners)
+    named = find_group_changes(blocks, at, groups, whitener, fdr=fdr, documents=kin.documents)
     return Changes(sorted([*answer, *named], key=lambda change: change.step), answer.notes + named.notes)
 
 
@@ -91,22 +93,28 @@ def _is_one_effect(change: PhaseChange, other: PhaseChange) -> bool:
     return other.kind == "level" and other.direction == change.direction and change.shared_time(other) >= _SHARED
 
 
-def _owners(
-    n_tokens: int, documents: npt.ArrayLike | None, tokens: npt.ArrayLike | None
-) -> tuple[IntArray | None, IntArray | None]:
-    """(documents, pairs), each (n_tokens,) or None, from what the caller gave."""
-    owners = None if documents is None else np.asarray(documents, dtype=np.int64)
-    if owners is not None and owners.shape != (n_tokens,):
-        raise InvalidInput(f"documents have shape {owners.shape}, must be ({n_tokens},): one a loss")
+class _Kin(NamedTuple):
+    """What tokens have in common: `documents` (n_tokens,), and more labels (n_tokens,) by what they are for."""
+
+    documents: IntArray | None
+    owners: tuple[IntArray, ...]  # tokens with the same are not independent witnesses
+    kinds: tuple[IntArray, ...]  # tokens with the same are looked at by themselves as well
+
+
+def _kin(n_tokens: int, documents: npt.ArrayLike | None, tokens: npt.ArrayLike | None) -> _Kin:
+    owner = None if documents is None else np.asarray(documents, dtype=np.int64)
+    if owner is not None and owner.shape != (n_tokens,):
+        raise InvalidInput(f"documents have shape {owner.shape}, must be ({n_tokens},): one a loss")
     if tokens is None:
-        return owners, None
+        return _Kin(owner, () if owner is None else (owner,), ())
     ids = np.asarray(tokens, dtype=np.int64)
     if ids.ndim == 2 and ids.shape[0] * (ids.shape[1] - 1) == n_tokens:
-        if owners is None:
-            owners = np.repeat(np.arange(ids.shape[0]), ids.shape[1] - 1)
+        if owner is None:
+            owner = np.repeat(np.arange(ids.shape[0]), ids.shape[1] - 1)
         previous, target = ids[:, :-1].ravel(), ids[:, 1:].ravel()
-        return owners, np.unique(np.column_stack([previous, target]), axis=0, return_inverse=True)[1].ravel()
+        pairs = np.unique(np.column_stack([previous, target]), axis=0, return_inverse=True)[1].ravel()
+        return _Kin(owner, (owner, pairs), (target, previous))
     if ids.shape != (n_tokens,):
         shapes = f"({n_tokens},), or (n_sequences, n_positions + 1) with {n_tokens} losses"
         raise InvalidInput(f"tokens have shape {ids.shape}, must be {shapes}")
-    return owners, None
+    return _Kin(owner, () if owner is None else (owner,), (ids,))

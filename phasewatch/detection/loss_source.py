@@ -47,7 +47,7 @@ class LossBlocks:
         self._source = source
         n_steps, self.n_tokens = source.shape
         total, count = np.zeros(n_steps), np.zeros(n_steps, dtype=np.int64)
-        every = max(1, self.n_tokens // _SAMPLE)
+        every = max(1, -(-self.n_tokens // _SAMPLE))
         sample = []
         for part in self.parts():
             block = np.asarray(source[:, part])

@@ -37,7 +37,20 @@ class Templates:
     curves: Rows
     middles: FloatArray  # log step
     widths: FloatArray
-    slow: Rows  # (n, n_steps): decays at the pace that any token may have
+    slow_basis: Rows  # (k, n_steps) and (k, n_slow): their product is the decays at the pace that any token may have
+    slow_weights: Rows
+
+    def slowest_fall(self, residuals: Rows) -> Rows:
+        """The height (n,) of the slow decay that each of the residuals (n, n_steps) falls along most; at least 0."""
+        return np.asarray(np.maximum(-self._along_slow(residuals).min(axis=1), 0.0))
+
+    def slow_heights(self, residuals: Rows) -> tuple[Rows, Rows]:
+        """(falls, rises), each (n,) and at least 0, along the slow decays."""
+        along = self._along_slow(residuals)
+        return np.maximum(-along.min(axis=1), 0.0), np.maximum(along.max(axis=1), 0.0)
+
+    def _along_slow(self, residuals: Rows) -> Rows:
+        return np.asarray((residuals @ self.slow_basis.T) @ self.slow_weights)
 
 
 @dataclass(frozen=True)
@@ -112,8 +125,7 @@ class Whitener:
         gaps = self.gaps()
         middles, widths = np.tile(gaps, len(WIDTHS)), np.repeat(WIDTHS, len(gaps))
         curves, _ = self.curve(middles, widths)
-        slow, _ = self._seen(decays(np.expm1(self.x)))
-        return Templates(curves, middles, widths, slow)
+        return Templates(curves, middles, widths, *_factors(self._seen(decays(np.expm1(self.x)))[0]))
 
     def _in_units(self, rows: Rows) -> Rows:
         """Courses less their own mean, in units of the noise between neighbouring checkpoints."""
@@ -133,6 +145,13 @@ def decays(t: FloatArray) -> FloatArray:
         scales = np.geomspace(first / (2 + w), last, 14)
         answer += [1 - (1 + paced / (scale * max(1.0, c))) ** -c for c in (0.3, 1.0, 40.0) for scale in scales]
     return np.stack(answer)
+
+
+def _factors(curves: Rows) -> tuple[Rows, Rows]:
+    """(basis (k, n_steps), weights (k, n)) whose product is `curves` (n, n_steps): smooth ones have few dimensions."""
+    left, sizes, basis = np.linalg.svd(curves.astype(np.float64), full_matrices=False)
+    kept = sizes > 1e-5 * sizes[0]
+    return basis[kept].astype(np.float32), (left[:, kept] * sizes[kept]).T.astype(np.float32)
 
 
 def _roughness(rows: Rows) -> Rows:
@@ -159,14 +178,13 @@ def scan_tokens(losses: LossBlocks, whitener: Whitener) -> TokenScan:
         residuals = whitener.residuals(losses.courses(part))
         scores = residuals @ templates.curves.T
         spike = _SPIKE * np.maximum(residuals.max(axis=1), -residuals.min(axis=1))
-        slow = residuals @ templates.slow.T
-        for sign, at, best, found in (
-            (-1, scores.argmin(axis=1), fall, fall_at),
-            (1, scores.argmax(axis=1), rise, rise_at),
+        falling, rising = templates.slow_heights(residuals)
+        for sign, at, slow, best, found in (
+            (-1, scores.argmin(axis=1), falling, fall, fall_at),
+            (1, scores.argmax(axis=1), rising, rise, rise_at),
         ):
             value = sign * scores[np.arange(len(at)), at]
-            other = slow.max(axis=1) if sign > 0 else -slow.min(axis=1)
-            best[part] = np.where(value > spike, quicker_than(value, np.maximum(other, 0.0)), -np.inf)
+            best[part] = np.where(value > spike, quicker_than(value, slow), -np.inf)
             found[part] = at
     return TokenScan(fall, fall_at, rise, rise_at, templates)
 

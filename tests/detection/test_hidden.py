@@ -34,7 +34,7 @@ def test_a_small_group_is_found_once_with_its_tokens(seed: int, decay: str) -> N
     assert change.effect == pytest.approx(1.0, rel=0.3)
     assert change.q_value is not None
     assert change.q_value < 0.05
-    assert "times, reaches and heights" in change.q_scope
+    assert "times, reaches, heights and kinds" in change.q_scope
 
 
 @pytest.mark.parametrize("seed", range(6))
