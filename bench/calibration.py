@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import argparse
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from math import ceil
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,8 +28,11 @@ import numpy as np
 import numpy.typing as npt
 
 from phasewatch.detection import PhaseChange, PhaseChangeMonitor, find_phase_changes
+from phasewatch.detection.hidden import MIN_CHECKPOINTS, find_hidden_changes
+from phasewatch.detection.loss_source import LossBlocks
 from phasewatch.detection.scoring import ranked_precision, score_changes, score_tokens
 from phasewatch.detection.synthetic import DECAYS, Planted, SyntheticRun, make_run, plant
+from phasewatch.detection.token_scan import Whitener
 
 IntArray = npt.NDArray[np.int64]
 Rows = list[list[str]]
@@ -87,13 +92,22 @@ def null_run(seed: int, n_tokens: int, n_steps: int) -> int:
     return len(hidden(find_phase_changes(run.losses, run.steps, documents=run.documents)))
 
 
-def online_run(seed: int, n_tokens: int, n_steps: int) -> tuple[int, int]:
-    """Hidden changes that any scan reported, and those of the last scan."""
+def online_run(seed: int, n_tokens: int, n_steps: int, growth: float = 1.0) -> tuple[int, int]:
+    """Scans of a growing run that reported a hidden change, and changes of the last scan.
+
+    Only the road to hidden changes is taken: what the monitor adds, broad changes of the mean, can only take some away.
+    growth  a scan comes when there are so many times the checkpoints of the last one; 1 is a scan at every checkpoint
+    """
     run = synthetic(seed, n_tokens, n_steps)
-    monitor = PhaseChangeMonitor(documents=run.documents)
-    for step, losses in zip(run.steps, run.losses, strict=True):
-        monitor.update(int(step), losses)
-    return sum(s.change.kind == "hidden" for s in monitor.sightings), len(hidden(monitor.changes))
+    n, reporting, found = MIN_CHECKPOINTS, 0, 0
+    while n <= n_steps:
+        blocks, steps = LossBlocks(run.losses[:n]), run.steps[:n]
+        whitener = Whitener(blocks.sample, steps)
+        found = len(find_hidden_changes(blocks, steps, whitener, name="text", owners=(run.documents,)))
+        reporting += found > 0
+        n = n_steps if n < n_steps < growth * n else max(n + 1, ceil(growth * n))
+    print(f"seed {seed}: {reporting} scans with a hidden change", file=sys.stderr, flush=True)
+    return reporting, found
 
 
 def planted_run(seed: int, n_tokens: int, n_steps: int) -> tuple[int, int, float, float, float]:
@@ -115,7 +129,7 @@ def null_table(given: argparse.Namespace, over: Callable[..., list[Any]]) -> Row
 
 
 def online_table(given: argparse.Namespace, over: Callable[..., list[Any]]) -> Rows:
-    counts = over(online_run)
+    counts = over(partial(online_run, growth=given.growth))
     ever, at_end = (str(sum(count[i] > 0 for count in counts)) for i in (0, 1))
     head = ["runs", "with a hidden change in any scan", "with one in the last scan"]
     return [head, [str(len(counts)), ever, at_end]]
@@ -310,6 +324,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--tokens", type=int, default=20_000)
     parser.add_argument("--steps", type=int, default=200, help="checkpoints of a made-up run")
+    parser.add_argument("--growth", type=float, default=1.0, help="more checkpoints a scan of a growing run: 1.05")
     parser.add_argument("--folder", type=Path, action="append", default=[], help="of recorded runs")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     given = parser.parse_args()

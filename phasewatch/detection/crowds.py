@@ -8,7 +8,7 @@ witnesses.
 
 Tokens of one kind, those that share their target or the token before them, are looked at kind by kind as well: a few
 dozen that fall together are nothing beside all tokens and much within their kind. Such a crowd is measured by what its
-kind does at other times, and before the run is calm by what any kind does.
+kind does at other times, and only looked for once the run is calm: tokens of one kind are what a first descent learns.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Crowds:
         for reach in REACHES:
             near = self._near(reach)
             total = near @ fallen.counts
-            expected = np.maximum(near @ fallen.background, self._early_rival(total[None], 2 * reach))
+            expected = np.maximum(near @ fallen.background, self._early_rival(total, 2 * reach))
             scores = np.where(open_times & (total >= fewest), _score(total, expected) / fallen.scatter, -np.inf)
             for i in np.argsort(-scores):
                 if scores[i] < _least(best):
@@ -168,19 +168,19 @@ class Crowds:
         inside = np.isin(of, chosen)
         np.add.at(counts, (np.searchsorted(chosen, of[inside]), fallen.at[inside]), 1)
         share = np.bincount(kind[kind >= 0], minlength=len(names))[chosen] / len(kind)
-        open_times = self._open()
+        open_times = self._open() & (self.middles > self.stage.calm)
         for reach in REACHES:
             near = self._near(reach)
-            total, background = counts @ near, np.outer(share, near @ fallen.background)
-            expected = np.maximum(background, self._early_rival(total, 2 * reach))
-            scores = np.where(open_times & (total >= MIN_TOKENS), _score(total, expected), -np.inf)
+            total, expected = counts @ near, np.outer(share, near @ fallen.background)
+            away = _score(total, expected)
+            scores = np.where(open_times & (total >= MIN_TOKENS), away, -np.inf)
             for place in np.argsort(-scores, axis=None):
                 row, i = np.unravel_index(place, scores.shape)
                 if scores[row, i] < _least(best):
                     break
                 tokens = fallen.tokens[near[i, fallen.at] & (of == chosen[row])]
                 witnesses = self._independent(tokens)
-                own = self._own_scatter(_score(total[row], background[row]), float(self.middles[i]), 2 * reach)
+                own = self._own_scatter(away[row], float(self.middles[i]), 2 * reach)
                 score = float(_score(np.float64(witnesses), expected[row, i])) / own
                 if witnesses >= MIN_TOKENS and score >= _least(best):
                     members = np.flatnonzero(kind == chosen[row])
@@ -193,14 +193,10 @@ class Crowds:
         return max(1.0, float(np.sqrt((scores[away] ** 2).mean()))) if away.any() else 1.0
 
     def _early_rival(self, total: FloatArray, apart: float) -> FloatArray:
-        """(n_gaps,): before the run is calm the largest crowd (any row of `total`) of any other such time, else 0.
-
-        A change there has to stand out from all of them.
-        """
+        """(n_gaps,): before the run is calm the largest crowd of any other such time, to stand out from; else 0."""
         early = self.middles < self.stage.calm
-        largest = total.max(axis=0)
         rivals = early & (np.abs(self.middles[:, None] - self.middles) > apart)
-        return np.where(early, np.where(rivals, largest, 0.0).max(axis=1), 0.0)
+        return np.where(early, np.where(rivals, total, 0.0).max(axis=1), 0.0)
 
     def _independent(self, tokens: IntArray) -> float:
         """How many independent witnesses `tokens` are: those that share an owner count as their root."""

@@ -76,8 +76,8 @@ def find_hidden_changes(
 def _change(run: _Scanned, crowd: Crowd, name: str) -> PhaseChange | None:
     course = run.losses.mean_of(crowd.tokens)
     fit = fit_beside(run.whitener.x, course, run.mean, crowd.middle, crowd.reach)
-    if fit.start < run.stage.settled:
-        return None
+    if fit.start < run.stage.settled or fit.end > run.whitener.x[-1]:
+        return None  # what is not over cannot be told from a pace that begins
     tokens = _moving_tokens(run, fit, crowd.kind)
     fewest = run.stage.fewest(np.array(fit.middle), run.losses.n_tokens) if crowd.kind is None else MIN_TOKENS
     if len(tokens) < fewest:

@@ -16,8 +16,8 @@ from phasewatch.detection.first_descent import end_of_quick_descent
 from phasewatch.detection.transition import FloatArray, to_step
 
 MIN_TOKENS = 12  # that have to fall together
-_SHARE = 0.001  # of the tokens: fewer cannot be told from what any run does
-_EARLY_SHARE = 0.003  # the same until shortly after a quick first descent
+_SHARE = 0.0015  # of the tokens: fewer cannot be told from what any run does
+_EARLY_SHARE = 0.002  # the same until shortly after a quick first descent
 _AFTERMATH = 0.4  # log steps
 
 
