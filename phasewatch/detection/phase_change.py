@@ -19,7 +19,7 @@ from phasewatch.errors import InvalidInput
 IntArray = npt.NDArray[np.int64]
 Interval = tuple[float, float]
 
-DETECTOR_VERSION = 2  # of all detectors together: raised when any of them may answer otherwise on the same run
+DETECTOR_VERSION = 3  # of all detectors together: raised when any of them may answer otherwise on the same run
 KINDS = ("level", "slope", "bump", "hidden", "spike", "divergence")
 DIRECTIONS = ("drop", "rise")
 SIGN_STATES = ("present", "absent", "not measured")
