@@ -25,7 +25,7 @@ from phasewatch.storage.codecs import (
     encode_blocks,
 )
 from phasewatch.storage.database import insert_if_absent
-from phasewatch.storage.limits import checked_step
+from phasewatch.storage.limits import MAX_STEP, checked_step
 from phasewatch.storage.probe_sets import get_run_slice
 from phasewatch.storage.runs import get_run, get_segment, is_visible, note_step, visible_stretches
 from phasewatch.storage.schema import LossBlock, LossSlice, SliceRow, utc_now
@@ -132,6 +132,19 @@ def list_loss_slices(session: Session, run_id: UUID, slice_name: str) -> Sequenc
     return session.scalars(
         select(LossSlice).where(LossSlice.slice_id == part.id, visible).order_by(LossSlice.step)
     ).all()
+
+
+def mean_losses(
+    session: Session, run_id: UUID, slice_name: str, *, first: int = 0, last: int = MAX_STEP
+) -> tuple[list[int], list[float]]:
+    """(steps ascending, means in nats) of visible loss slices from step `first` to `last`; NaN where none is finite."""
+    part = get_run_slice(session, run_id, slice_name)
+    visible = is_visible(visible_stretches(session, run_id), LossSlice.segment_id, LossSlice.step)
+    query = select(LossSlice.step, LossSlice.mean_nats).where(
+        LossSlice.slice_id == part.id, visible, LossSlice.step.between(first, last)
+    )
+    found = session.execute(query.order_by(LossSlice.step)).all()
+    return [step for step, _ in found], [np.nan if mean is None else mean for _, mean in found]
 
 
 def get_losses(session: Session, run_id: UUID, slice_name: str, step: int) -> FloatArray:

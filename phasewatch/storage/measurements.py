@@ -16,7 +16,7 @@ from phasewatch.errors import Conflict, InvalidInput, NotFound
 from phasewatch.storage.codecs import pack, unpack
 from phasewatch.storage.database import insert_if_absent
 from phasewatch.storage.events import emit
-from phasewatch.storage.limits import checked_name, checked_step
+from phasewatch.storage.limits import MAX_STEP, checked_name, checked_step
 from phasewatch.storage.runs import get_run, get_segment, is_visible, note_step, visible_stretches
 from phasewatch.storage.schema import MeasurementRow, utc_now
 
@@ -46,6 +46,12 @@ class MeasureHistory:
     values: FloatArray
     chance: FloatArray
     interval: FloatArray | None
+
+    def at(self, indices: npt.NDArray[np.int64]) -> MeasureHistory:
+        """The history of these of its steps."""
+        interval = None if self.interval is None else self.interval[indices]
+        kept = self.steps[indices], self.values[indices], self.chance[indices], interval
+        return MeasureHistory(self.measure, self.version, *kept)
 
 
 def put_measurements(
@@ -125,10 +131,19 @@ def list_measures(session: Session, run_id: UUID) -> Sequence[tuple[str, int, in
     return [(measure, version, count, last) for measure, version, count, last in session.execute(query)]
 
 
-def load_measure(session: Session, run_id: UUID, measure: str, version: int | None = None) -> MeasureHistory:
-    """One measure's visible history, in its newest version by default; raises NotFound naming what there is.
+def load_measure(
+    session: Session,
+    run_id: UUID,
+    measure: str,
+    version: int | None = None,
+    *,
+    first: int = 0,
+    last: int = MAX_STEP,
+) -> MeasureHistory:
+    """One measure's visible history from step `first` to `last`, in its newest version by default.
 
-    A checkpoint whose values have another shape than the last one's (a model that grew) is left out.
+    A checkpoint whose values have another shape than the run's last one's (a model that grew) is left out. Raises
+    NotFound naming what there is where the measure has no values at all.
     """
     if version is None:
         versions = [found for name, found, _, _ in list_measures(session, run_id) if name == measure]
@@ -138,17 +153,18 @@ def load_measure(session: Session, run_id: UUID, measure: str, version: int | No
         version = max(versions)
     visible = is_visible(visible_stretches(session, run_id), MeasurementRow.segment_id, MeasurementRow.step)
     query = select(MeasurementRow).where(visible, MeasurementRow.measure == measure, MeasurementRow.version == version)
-    rows = session.scalars(query.order_by(MeasurementRow.step)).all()
-    if not rows:
+    newest = session.scalars(query.order_by(MeasurementRow.step.desc()).limit(1)).first()
+    if newest is None:
         raise NotFound(f"run {run_id} has no version {version} of measure {measure!r}")
-    shape = tuple(rows[-1].shape)
-    rows = [row for row in rows if tuple(row.shape) == shape]
+    shape = tuple(newest.shape)
+    within = query.where(MeasurementRow.step.between(first, last)).order_by(MeasurementRow.step)
+    rows = [row for row in session.scalars(within) if tuple(row.shape) == shape]
     intervals = [unpack(row.interval, "<f8", (2, *shape)) for row in rows if row.interval is not None]
     return MeasureHistory(
         measure,
         version,
         np.array([row.step for row in rows], np.int64),
-        np.stack([unpack(row.payload, "<f8", shape) for row in rows]),
+        np.stack([unpack(row.payload, "<f8", shape) for row in rows]) if rows else np.empty((0, *shape)),
         np.array([np.nan if row.chance is None else row.chance for row in rows]),
-        np.stack(intervals) if len(intervals) == len(rows) else None,
+        np.stack(intervals) if rows and len(intervals) == len(rows) else None,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
 from typing import Any, Literal
 from uuid import UUID
 
@@ -18,6 +19,8 @@ from phasewatch.storage.events import emit
 from phasewatch.storage.limits import MAX_INTEGER, checked_json, checked_name, checked_step
 from phasewatch.storage.limits import MAX_STEP as MAX_STEP
 from phasewatch.storage.schema import ENDED, LossSlice, ProbeSetRow, Run, RunStatus, Segment, utc_now
+
+RunSort = Literal["created", "name", "step", "status"]
 
 
 @dataclass(frozen=True)
@@ -79,23 +82,46 @@ def list_runs(
     status: str | None = None,
     tag: str | None = None,
     name: str | None = None,
+    search: str | None = None,
+    sort: RunSort = "created",
     before: UUID | None = None,
     limit: int = 50,
 ) -> Sequence[Run]:
-    """Runs newest first; `before` is the id the previous page ended with."""
-    query = select(Run).order_by(Run.created_at.desc(), Run.id.desc())
+    """Runs, newest first unless `sort` says otherwise; `before` is the id the previous page ended with.
+
+    search: what the name, a tag or the id holds, whatever the case.
+    """
+    key, falling = _sort_key(sort)
+    query = select(Run).order_by(*(column.desc() if falling else column for column in (key, Run.id)))
     if status is not None:
         query = query.where(Run.status == status)
     if name is not None:
         query = query.where(Run.name == name)
     if before is not None:
-        last = get_run(session, before)
-        query = query.where(tuple_(Run.created_at, Run.id) < (last.created_at, last.id))
-    if tag is not None:
+        get_run(session, before)
+        place = tuple_(*session.execute(select(key, Run.id).where(Run.id == before)).one())
+        query = query.where(tuple_(key, Run.id) < place if falling else tuple_(key, Run.id) > place)
+    if tag is not None or search:
         # Tags are a JSON list, which the two databases search differently; runs are few enough to look at.
-        rows = session.execute(query.with_only_columns(Run.id, Run.tags))
-        query = query.where(Run.id.in_([run_id for run_id, tags in rows if tag in tags][:limit]))
+        rows = session.execute(query.with_only_columns(Run.id, Run.name, Run.tags))
+        found = (run_id for run_id, name, tags in rows if _matches(run_id, name, tags, tag, search))
+        query = query.where(Run.id.in_(list(islice(found, limit))))
     return session.scalars(query.limit(limit)).all()
+
+
+def _sort_key(sort: RunSort) -> tuple[ColumnElement[Any], bool]:
+    """What runs are sorted by, and whether from the greatest down."""
+    if sort == "step":
+        return func.coalesce(Run.last_step, -1), True
+    if sort == "created":
+        return Run.created_at.expression, True
+    return (Run.name if sort == "name" else Run.status).expression, False
+
+
+def _matches(run_id: UUID, name: str, tags: Sequence[str], tag: str | None, search: str | None) -> bool:
+    if tag is not None and tag not in tags:
+        return False
+    return not search or any(search.casefold() in text.casefold() for text in (name, *tags, str(run_id)))
 
 
 def set_status(session: Session, run: Run, status: RunStatus, failure: str | None = None) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from phasewatch.errors import Conflict, InvalidInput
-from phasewatch.storage.limits import checked_name, checked_step
+from phasewatch.storage.limits import MAX_STEP, checked_name, checked_step
 from phasewatch.storage.runs import get_run, get_segment, is_visible, note_step, visible_stretches
 from phasewatch.storage.schema import SeriesValue
 
@@ -73,13 +73,18 @@ def list_series(session: Session, run_id: UUID) -> Sequence[str]:
 
 
 def load_series(
-    session: Session, run_id: UUID, names: Iterable[str] | None = None
+    session: Session,
+    run_id: UUID,
+    names: Iterable[str] | None = None,
+    *,
+    first: int = 0,
+    last: int = MAX_STEP,
 ) -> dict[str, tuple[list[int], list[float]]]:
-    """name -> (steps ascending, values) of the visible history; NaN where NaN was logged."""
+    """name -> (steps ascending, values) of the visible history from step `first` to `last`; NaN where it was logged."""
     visible = is_visible(visible_stretches(session, run_id), SeriesValue.segment_id, SeriesValue.step)
     query = (
         select(SeriesValue.name, SeriesValue.step, SeriesValue.value)
-        .where(visible)
+        .where(visible, SeriesValue.step.between(first, last))
         .order_by(SeriesValue.name, SeriesValue.step)
     )
     if names is not None:

@@ -11,7 +11,9 @@ from server.dependencies import Body, Ingested, Parts, ReadSession, RunId, Segme
 from server.problems import errors
 from server.schemas.arrays import NPY, read_npy, wants_npy, write_npy
 from server.schemas.losses import LossHistories, LossSliceOut, LossValues, check_size, chosen_steps, token_numbers
+from server.schemas.mean_losses import MeanLosses
 from server.schemas.page import IntCursor, Limit, Page
+from server.windows import Windowed
 
 router = APIRouter(prefix="/runs/{run}/losses/{slice}", tags=["losses"], responses=errors(404))
 
@@ -46,6 +48,13 @@ def put_losses(
     response.status_code = 201 if created else 200
     ingested["losses"] = row.n_values if created else 0
     return LossSliceOut.of(row, slice)
+
+
+@router.get("/means")
+def get_mean_losses(run: RunId, slice: SliceName, session: ReadSession, window: Windowed) -> MeanLosses:
+    """The mean losses of a slice, by step."""
+    means = losses.mean_losses(session, run, slice, first=window.first, last=window.last)
+    return MeanLosses.of(slice, *means, window)
 
 
 @router.get(

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
 
@@ -103,7 +104,7 @@ def show_docs(request: Request) -> Response:
 
 def mount_static(app: FastAPI) -> None:
     """Serves the pages' scripts and styles under /static."""
-    app.mount("/static", StaticFiles(directory=WEB / "static"))
+    app.mount("/static", GZipMiddleware(StaticFiles(directory=WEB / "static"), minimum_size=500))
 
 
 def _shell(request: Request, template: str, section: str, **context: Any) -> Response:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
 
 from phasewatch.storage import runs
 from phasewatch.storage.deletion import delete_run
+from phasewatch.storage.run_summaries import load_summaries
+from phasewatch.storage.runs import RunSort
 from phasewatch.storage.schema import RunStatus
 from server.dependencies import Parts, ReadSession, RunId, WriteSession
 from server.problems import errors
@@ -40,12 +42,18 @@ def list_runs(
     status: Annotated[RunStatus | None, Query(description="only runs in this status")] = None,
     tag: Annotated[Name | None, Query(description="only runs with this tag")] = None,
     name: Annotated[Name | None, Query(description="only runs of exactly this name")] = None,
+    q: Annotated[str | None, Query(max_length=200, description="what the name, a tag or the id holds")] = None,
+    sort: Annotated[RunSort, Query(description="newest, furthest, or by name or status")] = "created",
+    include: Annotated[Literal["summary"] | None, Query(description="summary: loss, score and changes of each")] = None,
     cursor: IdCursor = None,
     limit: Limit = 50,
 ) -> Page[RunOut]:
-    """Runs, newest first."""
-    found = runs.list_runs(session, status=status, tag=tag, name=name, before=cursor, limit=limit + 1)
-    return Page[RunOut].of(found, limit, RunOut.of, lambda run: run.id)
+    """Runs, newest first unless sorted otherwise."""
+    found = runs.list_runs(
+        session, status=status, tag=tag, name=name, search=q, sort=sort, before=cursor, limit=limit + 1
+    )
+    summaries = load_summaries(session, found[:limit]) if include else {}
+    return Page[RunOut].of(found, limit, lambda run: RunOut.of(run, summaries.get(run.id)), lambda run: run.id)
 
 
 @router.get("/{run}", responses=errors(404))

@@ -12,6 +12,7 @@ from server.problems import errors
 from server.schemas.page import Page
 from server.schemas.series import NewCount, SeriesCreate, SeriesOut
 from server.schemas.values import Name
+from server.windows import Windowed
 
 router = APIRouter(prefix="/runs/{run}/series", tags=["series"], responses=errors(404))
 
@@ -29,9 +30,10 @@ def add_series(
 def get_series(
     run: RunId,
     session: ReadSession,
+    window: Windowed,
     name: Annotated[list[Name] | None, Query(max_length=100, description="only these, may be repeated")] = None,
 ) -> Page[SeriesOut]:
     """A run's metrics along its visible history, by name."""
     runs.get_run(session, run)
-    found = series.load_series(session, run, name)
-    return Page(items=[SeriesOut.of(one, steps, values) for one, (steps, values) in found.items()])
+    found = series.load_series(session, run, name, first=window.first, last=window.last)
+    return Page(items=[SeriesOut.of(one, steps, values, window) for one, (steps, values) in found.items()])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from phasewatch.errors import InvalidInput, NotFound
 from phasewatch.measures import registry
 from phasewatch.measures.checkpoint import PARAMETRISED
 from phasewatch.storage.measurements import MeasureHistory, StoredMeasurement
+from server.reduction import Indices
 from server.schemas.values import FiniteNumber, Nested, StepNumber, from_array, to_array
+from server.windows import Window
 
 Excess = Literal["chance", "initial"]
 MeasureLabel = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:,=@+-]{0,199}$")]
@@ -133,14 +137,15 @@ class MeasureHistoryOut(BaseModel):
     values: list[Any] = Field(description="(n_steps, *shape); null where a value is not finite")
     chance: float | None = Field(description="the value without the ability measured, where there is one")
     interval: list[Any] | None = Field(description="(n_steps, 2, *shape), low and high, where every step has one")
+    n_all: int = Field(description="how many there are of the steps asked for, before ?points= thinned them out")
 
     @classmethod
-    def of(cls, history: MeasureHistory, excess: Excess | None) -> MeasureHistoryOut:
-        """The history that storage read, raw or as excess over chance or over its first step."""
+    def of(cls, history: MeasureHistory, excess: Excess | None, window: Window) -> MeasureHistoryOut:
+        """What of the history that storage read lies in the window, raw or as excess over chance or its first step."""
         known = _registered(history.measure)
-        zero = _zero(history, excess)
-        interval = None if history.interval is None else history.interval - zero[:, None]
-        chance = history.chance[-1]
+        n_all = len(window.inside(history.steps))
+        history = answered(history, excess, window)
+        chance = history.chance[-1] if len(history.steps) else np.nan
         return cls.model_construct(
             measure=history.measure,
             version=history.version,
@@ -148,10 +153,38 @@ class MeasureHistoryOut(BaseModel):
             steps=history.steps.tolist(),
             shape=list(history.values.shape[1:]),
             axes=list(known.shape) if known else None,
-            values=from_array(history.values - zero),
+            values=from_array(history.values),
             chance=float(chance) if np.isfinite(chance) else None,
-            interval=None if interval is None else from_array(interval),
+            interval=None if history.interval is None else from_array(history.interval),
+            n_all=n_all,
         )
+
+
+def answered(history: MeasureHistory, excess: Excess | None, window: Window) -> MeasureHistory:
+    """What of a history lies in the window, as it is or as excess over chance or over its first step."""
+    zero = _zero(history, excess)
+    interval = None if history.interval is None else history.interval - zero[:, None]
+    shown = replace(history, values=history.values - zero, interval=interval).at(window.inside(history.steps))
+    return shown.at(_reduced(shown, window))
+
+
+def as_records(history: MeasureHistory) -> npt.NDArray[np.void]:
+    """The history as records (n_steps,) of `step`, int64, and `values`, float32 in the measure's shape."""
+    records = np.empty(len(history.steps), [("step", "<i8"), ("values", "<f4", history.values.shape[1:])])
+    with np.errstate(over="ignore"):
+        records["step"], records["values"] = history.steps, history.values
+    return records
+
+
+def _reduced(history: MeasureHistory, window: Window) -> Indices:
+    """Indices of the steps that are answered; raises InvalidInput for points of a measure that is no single number."""
+    if window.points is not None and history.values.ndim > 1:
+        shape = history.values.shape[1:]
+        raise InvalidInput(
+            f"measure {history.measure!r} has values {shape} a step; points thins out single numbers: ask for steps, "
+            "or for what is new with after"
+        )
+    return window.reduced(history.steps, history.values)
 
 
 def _zero(history: MeasureHistory, excess: Excess | None) -> np.ndarray[Any, np.dtype[np.float64]]:

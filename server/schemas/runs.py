@@ -6,13 +6,17 @@ from datetime import datetime
 from typing import Any, Literal, Self
 from uuid import UUID
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from phasewatch.storage.run_summaries import RunSummary
 from phasewatch.storage.runs import NewRun
 from phasewatch.storage.schema import Run, RunStatus, Segment
 from phasewatch.training import TrainingConfig
-from server.schemas.values import JsonObject, Name, StepNumber, Text
+from server.reduction import kept_points
+from server.schemas.values import JsonObject, Name, StepNumber, Text, from_array
 
+SPARKLINE_POINTS = 60
 Tags = list[Name]
 
 
@@ -58,6 +62,32 @@ class RunUpdate(BaseModel):
         return self
 
 
+class RunSummaryOut(BaseModel):
+    """What a list shows of a run."""
+
+    loss: float | None = Field(description="the newest mean loss, nats: held out where there is any, else of training")
+    loss_steps: list[int] = Field(description="(n,), ascending, n at most 60")
+    loss_values: list[float | None] = Field(description="(n,), nats, no spike left out; null where not finite")
+    icl_score: float | None = Field(description="the newest in-context learning score, nats")
+    n_changes: int = Field(description="phase changes found that neither a scan nor a person took back")
+    induction_step: int | None = Field(description="the step at which induction heads form, where they do")
+
+    @classmethod
+    def of(cls, found: RunSummary) -> Self:
+        """The summary that storage read."""
+        steps, values = np.array(found.loss_steps, np.int64), np.array(found.loss_values, np.float64)
+        kept = kept_points(steps, values, SPARKLINE_POINTS, "log")
+        shown = from_array(values[kept])
+        return cls(
+            loss=shown[-1] if shown else None,
+            loss_steps=steps[kept].tolist(),
+            loss_values=shown,
+            icl_score=found.icl_score,
+            n_changes=found.n_changes,
+            induction_step=found.induction_step,
+        )
+
+
 class RunOut(BaseModel):
     """A run."""
 
@@ -77,13 +107,16 @@ class RunOut(BaseModel):
     started_at: datetime | None = Field(description="when it began to run, UTC")
     finished_at: datetime | None = Field(description="when it ended, UTC")
     heartbeat_at: datetime | None = Field(description="when it was last heard from, UTC")
+    summary: RunSummaryOut | None = Field(None, description="with ?include=summary alone")
 
     @classmethod
-    def of(cls, row: Run) -> Self:
+    def of(cls, row: Run, summary: RunSummary | None = None) -> Self:
         """The run of a row."""
-        same = {name: getattr(row, name) for name in cls.model_fields if name not in ("probe_set", "n_steps")}
+        other = ("probe_set", "n_steps", "summary")
+        same = {name: getattr(row, name) for name in cls.model_fields if name not in other}
         n_steps = row.training.get("steps") if row.training else None
-        return cls(**same, probe_set=row.probe_set_id, n_steps=n_steps)
+        shown = None if summary is None else RunSummaryOut.of(summary)
+        return cls(**same, probe_set=row.probe_set_id, n_steps=n_steps, summary=shown)
 
 
 class FreedBytes(BaseModel):

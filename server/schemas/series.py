@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from phasewatch.errors import InvalidInput
 from server.schemas.values import Name, Number, StepNumber, from_float, to_float
+from server.windows import Window
 
 MAX_POINTS = 10_000
 
@@ -54,8 +56,14 @@ class SeriesOut(BaseModel):
     name: str = Field(description="its name")
     steps: list[int] = Field(description="(n,), ascending")
     values: list[float | str | None] = Field(description='(n,); null for NaN, "Infinity" and "-Infinity" as such')
+    n_all: int = Field(description="how many there are of the steps asked for, before ?points= thinned them out")
 
     @classmethod
-    def of(cls, name: str, steps: list[int], values: list[float]) -> Self:
-        """The series that storage read."""
-        return cls(name=name, steps=steps, values=[from_float(value) for value in values])
+    def of(cls, name: str, steps: list[int], values: list[float], window: Window) -> Self:
+        """What of the series that storage read lies in the window."""
+        inside = window.inside(steps)
+        x, y = np.array(steps, np.int64)[inside], np.array(values, np.float64)[inside]
+        kept = window.reduced(x, y)
+        return cls(
+            name=name, steps=x[kept].tolist(), values=[from_float(one) for one in y[kept].tolist()], n_all=len(x)
+        )

@@ -42,6 +42,7 @@ def test_a_head_score_reads_back_by_step_layer_and_head(client: TestClient, path
         "values": list(SCORES.values()),
         "chance": CHANCE,
         "interval": [[scores, scores] for scores in SCORES.values()],
+        "n_all": 3,
     }
 
 

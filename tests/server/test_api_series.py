@@ -20,8 +20,8 @@ def test_a_batch_counts_what_is_new_and_reads_back_by_name_and_step(client: Test
     assert client.post(path, json={"points": [*points, {"step": 3, "values": {"loss": 2}}]}).json() == {"new": 1}
     both = client.get(path).json()
     assert both["items"] == [
-        {"name": "loss", "steps": [1, 2, 3], "values": [3.0, 2.5, 2.0]},
-        {"name": "lr", "steps": [2], "values": [0.01]},
+        {"name": "loss", "steps": [1, 2, 3], "values": [3.0, 2.5, 2.0], "n_all": 3},
+        {"name": "lr", "steps": [2], "values": [0.01], "n_all": 1},
     ]
     assert both["next"] is None
     assert client.get(path, params={"name": ["lr", "other"]}).json()["items"] == both["items"][1:]
