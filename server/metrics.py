@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -32,8 +33,18 @@ from sqlalchemy.orm import Session
 import phasewatch
 from phasewatch.storage.artifacts import Artifacts
 from phasewatch.storage.database import Database
+from phasewatch.storage.deliveries import due_since
 from phasewatch.storage.events import events_after, last_event_id
-from phasewatch.storage.schema import REVISION, Firing, Job, Run, Scheduler, utc_now
+from phasewatch.storage.schema import (
+    REVISION,
+    AlertKind,
+    AlertState,
+    Firing,
+    Job,
+    Run,
+    Scheduler,
+    utc_now,
+)
 from server.disks import find_disks
 
 CACHE_S = 5.0
@@ -42,6 +53,7 @@ LATE_FIRINGS = 100
 EVENTS_AT_ONCE = 5_000
 MAX_EVENTS = 100_000  # of one scrape; what is left comes with the next
 REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+ALERT_ENDS: tuple[AlertState, ...] = ("sent", "failed")
 JOB_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1_800.0)
 
 log = logging.getLogger(__name__)
@@ -102,6 +114,15 @@ class _State(Collector):
             registry=registry,
             buckets=JOB_SECONDS,
         )
+        self._alerts = Counter(
+            "phasewatch_alerts",
+            "Alerts that were sent or given up since this process began, by any sender.",
+            ("kind", "state"),
+            registry=registry,
+        )
+        for kind in get_args(AlertKind):
+            for state in ALERT_ENDS:
+                self._alerts.labels(kind, state)
 
     def describe(self) -> Iterable[Metric]:
         return []  # nothing is read from the database when the registry is put together
@@ -122,7 +143,7 @@ class _State(Collector):
         try:
             with self._database.reading() as session:
                 found = list(_families(session, self._database))
-                self._note_ended_jobs(session)
+                self._note_ended(session)
         except SQLAlchemyError as error:
             log.warning("metrics without the database's: %s", getattr(error, "orig", error))
             found = []
@@ -138,12 +159,15 @@ class _State(Collector):
             rows = [((what,), float(value)) for what, value in values.items()]
             yield _gauge(f"phasewatch_disk_{name}_bytes", help_text, ("holds",), rows)
 
-    def _note_ended_jobs(self, session: Session) -> None:
-        """Reads on in the events: a job's end is one, in the transaction that ended it."""
+    def _note_ended(self, session: Session) -> None:
+        """Reads on in the events: the end of a job or an alert is one, in the transaction that ended it."""
         if self._last_event is None:
             self._last_event = last_event_id(session)
         for _ in range(MAX_EVENTS // EVENTS_AT_ONCE):
             events = events_after(session, self._last_event, EVENTS_AT_ONCE)
+            for event in events:
+                if event.kind == "alert" and event.payload["state"] in ALERT_ENDS:
+                    self._alerts.labels(event.payload["kind"], event.payload["state"]).inc()
             ended = [e.payload["job"] for e in events if e.kind == "job" and e.payload["state"] in ("done", "failed")]
             columns = (Job.kind, Job.state, Job.started_at, Job.finished_at)
             for start in range(0, len(ended), 500):
@@ -174,6 +198,10 @@ def _families(session: Session, database: Database) -> Iterator[Metric]:
     yield _gauge("phasewatch_scheduler_tick_age_seconds", help_text, ("scheduler",), ages)
     help_text = "By how much the latest firing of the last five minutes came late; 0 without any."
     yield _gauge("phasewatch_scheduler_lag_seconds", help_text, (), [((), _lag(session, now))])
+    due = due_since(session, now)
+    help_text = "How long the alert that has been due the longest waits to be sent; 0 without any."
+    late_s = 0.0 if due is None else _seconds(now, due)
+    yield _gauge("phasewatch_oldest_due_alert_seconds", help_text, (), [((), late_s)])
     runs = session.execute(select(Run.status, func.count()).group_by(Run.status)).all()
     by_status = [((status,), float(n_runs)) for status, n_runs in runs]
     yield _gauge("phasewatch_runs", "Runs by status.", ("status",), by_status)

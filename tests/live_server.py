@@ -14,9 +14,10 @@ from server.settings import Settings
 
 
 class LiveServer:
-    """`python -m server api` without its process. `token` becomes the admin token."""
+    """`python -m server api` without its process. `token` becomes the admin token; keywords are settings."""
 
-    def __init__(self, database: Database, artifacts: Artifacts, token: str | None = None) -> None:
+    def __init__(self, database: Database, artifacts: Artifacts, token: str | None = None, **settings: Any) -> None:
+        self._settings = settings
         self._parts = database, artifacts
         self._token = token
         self._running: HttpServer | None = None
@@ -25,7 +26,7 @@ class LiveServer:
     def start(self, port: int | None = None) -> str:
         """Begins to answer; by default at the address it had."""
         port = int(self.url.rpartition(":")[2]) if port is None else port
-        settings = Settings(port=port, admin_token=self._token)  # type: ignore[arg-type]  # pydantic wraps it
+        settings = Settings(port=port, admin_token=self._token, **self._settings)  # type: ignore[arg-type]  # pydantic wraps it
         self._running = HttpServer(settings, create_app(settings, *self._parts))
         self._running.start()
         return self._running.url

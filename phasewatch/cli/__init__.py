@@ -7,6 +7,7 @@
     phasewatch study sandwich               train treatments with several seeds, and report when each changed
     phasewatch measures                     what can be measured; `phasewatch measure RUN NAME…` asks for it
     phasewatch monitor list                 scheduled watches; `add`, `edit`, `fire`, `firings`, `remove`
+    phasewatch channel add NAME ADDRESS     where alerts go; `list`, `test`, `remove`; `phasewatch alerts`: what went
     phasewatch send                         what a recorder could not send before its process ended
     phasewatch group add RUN NAME …         follow the loss of a set of tokens, such as closing brackets
 

@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 import phasewatch
+from phasewatch.cli.alerts import alerts, channel
 from phasewatch.cli.compare import compare
 from phasewatch.cli.groups import group
 from phasewatch.cli.measures import measure, measures
@@ -71,5 +72,7 @@ app.command()(report)
 app.command()(measures)
 app.command()(measure)
 app.command()(send)
+app.command()(alerts)
+app.add_typer(channel)
 app.add_typer(group)
 app.add_typer(monitor)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, exists, or_, select
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from phasewatch.errors import Conflict, NotFound
@@ -55,6 +55,12 @@ def has_due(session: Session, now: datetime) -> bool:
     """True where something is to be sent; spares an idle sender the lock that `claim_messages` takes."""
     query = select(Alert.id).join(Channel, Channel.id == Alert.channel_id).where(Channel.enabled, _due(now))
     return session.scalar(query.limit(1)) is not None
+
+
+def due_since(session: Session, now: datetime) -> datetime | None:
+    """Since when the alert that has been due the longest waits to be sent; None without any."""
+    oldest = select(func.min(Alert.not_before)).join(Channel, Channel.id == Alert.channel_id)
+    return session.scalar(oldest.where(Channel.enabled, _due(now)))
 
 
 def _due(now: datetime) -> ColumnElement[bool]:

@@ -11,20 +11,23 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import event
+from sqlalchemy import event, update
 
 from phasewatch.errors import InvalidInput
+from phasewatch.storage.alerts import Occurrence, raise_alert
 from phasewatch.storage.artifacts import Artifacts
 from phasewatch.storage.database import Database
+from phasewatch.storage.deliveries import Attempt, claim_messages, record_attempt
 from phasewatch.storage.jobs import NewJob, claim_jobs, enqueue, finish_job, note_tick
 from phasewatch.storage.monitors import insert_firing
 from phasewatch.storage.runs import get_run, set_status
-from phasewatch.storage.schema import Job, utc_now
+from phasewatch.storage.schema import Alert, Job, utc_now
 from phasewatch.storage.tokens import put_token
 from server import metrics
 from server.auth import check_address
 from server.settings import Settings
 from tests.server.conftest import NPY, MakeClient, losses, make_app, npy
+from tests.storage.test_alerts import add_channel
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -132,6 +135,26 @@ class TestState:
         assert value(found, "jobs", kind="score", state="waiting") == 2
         assert value(found, "job_seconds_count", kind="score", state="done") == 1
         assert value(found, "job_seconds_sum", kind="score", state="done") == pytest.approx(20, abs=10)
+
+    def test_of_alerts_sent_and_given_up_by_any_sender(self, client: TestClient, database: Database) -> None:
+        add_channel(database)
+        assert value(samples(client), "alerts_total", kind="stale_run", state="failed") == 0
+        with database.transaction() as session:
+            for key in ("a", "b", "c"):
+                raise_alert(session, Occurrence("stale_run", None, key, "a run is stale"))
+            session.execute(update(Alert).values(not_before=utc_now() - timedelta(minutes=5)))
+        assert value(samples(client), "oldest_due_alert_seconds") == pytest.approx(300, abs=30)
+        for outcome in ("delivered", "delivered", "forbidden"):
+            with database.transaction() as session:
+                (message,) = claim_messages(session, "sender elsewhere", 1, 60, now=utc_now())
+                attempt = Attempt(utc_now(), outcome, 1.0)
+                record_attempt(session, message, "sender elsewhere", attempt, now=utc_now())
+        samples(client)
+        found = samples(client)
+        assert value(found, "alerts_total", kind="stale_run", state="sent") == 2
+        assert value(found, "alerts_total", kind="stale_run", state="failed") == 1
+        assert value(found, "alerts_total", kind="phase_change", state="sent") == 0
+        assert value(found, "oldest_due_alert_seconds") == 0
 
     def test_of_schedulers(self, client: TestClient, database: Database) -> None:
         with database.transaction() as session:
