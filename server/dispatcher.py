@@ -17,7 +17,15 @@ from concurrent.futures import Future
 from sqlalchemy.exc import SQLAlchemyError
 
 from phasewatch.storage.database import Database
-from phasewatch.storage.jobs import claim_jobs, extend_leases, fail_attempt, give_back_jobs, has_claimable
+from phasewatch.storage.jobs import (
+    NO_LIMITS,
+    Limits,
+    claim_jobs,
+    extend_leases,
+    fail_attempt,
+    give_back_jobs,
+    has_claimable,
+)
 from server.executors import Executor
 from server.jobs import Failure, Work
 
@@ -35,14 +43,23 @@ def owner_name(role: str) -> str:
 
 
 class Dispatcher:
-    """Works in two threads between `start` and `stop`: one claims and records, one keeps the leases."""
+    """Works in two threads between `start` and `stop`: one claims and records, one keeps the leases.
+
+    limits: by kind how many jobs may run at once, of all workers of the database.
+    """
 
     def __init__(
-        self, database: Database, executor: Executor, *, lease_s: float = LEASE_S, poll_s: float = POLL_S
+        self,
+        database: Database,
+        executor: Executor,
+        *,
+        limits: Limits = NO_LIMITS,
+        lease_s: float = LEASE_S,
+        poll_s: float = POLL_S,
     ) -> None:
         self.owner = owner_name("worker")
         self._database, self._executor = database, executor
-        self._lease_s, self._poll_s = lease_s, poll_s
+        self._limits, self._lease_s, self._poll_s = limits, lease_s, poll_s
         self._running: dict[Future[Failure | None], Work] = {}
         self._stopping = threading.Event()
         self._news = threading.Event()  # a job ended, or it is time to stop
@@ -101,10 +118,10 @@ class Dispatcher:
         if free <= 0:
             return
         with self._database.reading() as session:
-            if not has_claimable(session):
+            if not has_claimable(session, self._limits):
                 return
         with self._database.transaction() as session:
-            rows = claim_jobs(session, self.owner, free, self._lease_s)
+            rows = claim_jobs(session, self.owner, free, self._lease_s, self._limits)
             claimed = [Work.from_row(row, self.owner) for row in rows]
         for work in claimed:
             future = self._executor.submit(work)

@@ -1,4 +1,4 @@
-"""Where jobs run: in threads of this process, or in child processes, which a crash or a leak cannot leave.
+"""Where jobs run: in threads of this process, in child processes, which a crash or a leak cannot leave, or on dask.
 
 Children are spawned, never forked: a fork after torch has computed hangs. Each takes one job at a time, starts with its
 first one, has its own engine and one torch thread, and ends when its parent does.
@@ -14,14 +14,16 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 
+from phasewatch.errors import InvalidInput
 from phasewatch.storage.artifacts import Artifacts
 from phasewatch.storage.database import Database
 from server.jobs import Failure, Work, attempt
 from server.logs import configure_logging
+from server.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,9 @@ log = logging.getLogger(__name__)
 class Executor(Protocol):
     """Runs at most `slots` jobs at once; a future's result is how the job failed, or None."""
 
-    slots: int
+    @property
+    def slots(self) -> int:
+        """How many jobs run at once; it may change."""
 
     def submit(self, work: Work) -> Future[Failure | None]:
         """Starts a job; the future never raises."""
@@ -38,9 +42,20 @@ class Executor(Protocol):
         """Stops taking jobs and drops what runs, if it can be dropped."""
 
 
-def make_executor(kind: Literal["thread", "process"], database: Database, artifacts: Artifacts, slots: int) -> Executor:
-    """The executor that the setting PHASEWATCH_EXECUTOR names."""
-    chosen = ThreadExecutor if kind == "thread" else ProcessExecutor
+def make_executor(settings: Settings, database: Database, artifacts: Artifacts, slots: int) -> Executor:
+    """The executor that the setting PHASEWATCH_EXECUTOR names.
+
+    Raises InvalidInput for dask without an address, or with one that it may not be spoken to at.
+    """
+    if settings.executor == "dask":
+        try:
+            from server.dask_executor import DaskExecutor  # of an extra that the others do without
+        except ImportError as error:
+            raise InvalidInput(
+                f"PHASEWATCH_EXECUTOR=dask needs dask: pip install 'phasewatch[dask]' ({error})"
+            ) from error
+        return DaskExecutor(database, artifacts, settings.dask_address)
+    chosen = ThreadExecutor if settings.executor == "thread" else ProcessExecutor
     return chosen(database, artifacts, slots)
 
 

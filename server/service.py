@@ -26,6 +26,7 @@ from server.app import create_app
 from server.auth import check_address
 from server.dispatcher import Dispatcher, owner_name
 from server.executors import make_executor
+from server.jobs import checked_limits
 from server.scheduler import Scheduler
 from server.settings import Settings
 from server.trainer_process import TrainerProcess
@@ -65,7 +66,8 @@ def serve(
             sender.start()
             running.callback(sender.stop)
         if "worker" in parts:
-            dispatcher = Dispatcher(database, make_executor(settings.executor, database, artifacts, slots))
+            executor = make_executor(settings, database, artifacts, slots)
+            dispatcher = Dispatcher(database, executor, limits=checked_limits(settings.limits))
             dispatcher.start()
             running.callback(dispatcher.stop)
         typer.echo(f"phasewatch listens on {http.url}" if http is not None else f"phasewatch {', '.join(parts)} runs")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from phasewatch.storage.settings import StorageSettings, read_secret_files
@@ -25,7 +25,9 @@ class Settings(LogSettings, StorageSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on; another than loopback needs an admin token")
     port: int = Field(8000, ge=0, le=65_535, description="port to listen on; 0 takes a free one")
-    executor: Literal["thread", "process"] = Field("process", description="where jobs run")
+    executor: Literal["thread", "process", "dask"] = Field("process", description="where jobs run")
+    dask_address: str = Field("", description="the dask scheduler: tls://HOST:PORT, or tcp:// on this machine")
+    job_limits: str = Field("", description="by kind how many jobs may run at once, on all workers: measure=2,scan=1")
     admin_token: SecretStr | None = Field(
         None, description="the first token, with scope admin; made valid at the start"
     )
@@ -50,6 +52,17 @@ class Settings(LogSettings, StorageSettings):
         found = read_secret_files(values, secrets)
         return found | {name: None for name in secrets if not found.get(name)}  # an empty variable is none
 
+    @field_validator("job_limits")
+    @classmethod
+    def _check_limits(cls, text: str) -> str:
+        parse_limits(text)
+        return text
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """By kind how many jobs may run at once."""
+        return parse_limits(self.job_limits)
+
     @property
     def link_base(self) -> str:
         """What links in alerts begin with; by default this machine's own address."""
@@ -59,3 +72,14 @@ class Settings(LogSettings, StorageSettings):
     def host_names(self) -> tuple[str, ...]:
         """The host names a request may carry."""
         return tuple(name.strip().lower() for name in self.allowed_hosts.split(",") if name.strip())
+
+
+def parse_limits(text: str) -> dict[str, int]:
+    """`measure=2,scan=1` as numbers by kind. Raises ValueError naming what cannot be read."""
+    found = {}
+    for part in filter(None, map(str.strip, text.split(","))):
+        kind, _, most = (word.strip() for word in part.partition("="))
+        if not kind or not most.isdecimal() or int(most) < 1:
+            raise ValueError(f"{part!r} cannot be read; write KIND=N with N from 1, such as measure=2,scan=1")
+        found[kind] = int(most)
+    return found

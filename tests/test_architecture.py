@@ -98,7 +98,7 @@ class TestArrows:
 
 EXTRAS = {
     "phasewatch": {"report", "server", "trainer", "integrations"},
-    "server": {"server"},
+    "server": {"server", "dask"},
     "trainer": {"trainer"},
 }
 # Their documentation tells users of FastAPI and pydantic to import these.

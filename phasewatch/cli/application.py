@@ -11,6 +11,7 @@ import phasewatch
 from phasewatch.cli.alerts import alerts, channel
 from phasewatch.cli.compare import compare
 from phasewatch.cli.groups import group
+from phasewatch.cli.jobs import jobs
 from phasewatch.cli.measures import measure, measures
 from phasewatch.cli.monitors import monitor
 from phasewatch.cli.options import Connection, TokenOption, UrlOption
@@ -76,3 +77,4 @@ app.command()(alerts)
 app.add_typer(channel)
 app.add_typer(group)
 app.add_typer(monitor)
+app.add_typer(jobs)

@@ -6,13 +6,14 @@ that a job whose worker was thought dead takes effect once.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from phasewatch.errors import Conflict, NotFound
@@ -22,9 +23,14 @@ from phasewatch.storage.events import emit
 from phasewatch.storage.limits import MAX_INTEGER
 from phasewatch.storage.schema import Job, JobState, Scheduler, utc_now
 
+Limits = Mapping[str, int]
+"""By kind how many jobs may run at once."""
+
 MAX_ATTEMPTS = 3
 BACK_OFF_S = (2.0, 10.0)  # before the second and the third attempt
+NO_LIMITS: Limits = MappingProxyType({})
 _KEYS_NAMED = 5_000  # in one statement
+_LIMITS_LOCK = 7_234_003  # any number no other advisory lock of ours uses
 
 
 @dataclass(frozen=True)
@@ -97,9 +103,10 @@ def has_open_job(session: Session, run_id: UUID, kind: str) -> bool:
     return session.scalar(query.limit(1)) is not None
 
 
-def has_claimable(session: Session) -> bool:
+def has_claimable(session: Session, limits: Limits = NO_LIMITS) -> bool:
     """True where a job waits or has lost its worker; spares an idle worker the lock that `claim_jobs` takes."""
-    return session.scalar(select(Job.id).where(_claimable(utc_now())).limit(1)) is not None
+    full = [kind for kind, room in _room(session, limits).items() if room <= 0]
+    return session.scalar(select(Job.id).where(_claimable(utc_now()), Job.kind.not_in(full)).limit(1)) is not None
 
 
 def _claimable(now: datetime) -> ColumnElement[bool]:
@@ -108,31 +115,54 @@ def _claimable(now: datetime) -> ColumnElement[bool]:
     return or_(waiting, expired)
 
 
-def claim_jobs(session: Session, owner: str, slots: int, lease_s: float) -> Sequence[Job]:
+def claim_jobs(session: Session, owner: str, slots: int, lease_s: float, limits: Limits = NO_LIMITS) -> Sequence[Job]:
     """Up to `slots` jobs that wait or whose lease ran out, now held by `owner`; best priority first, then oldest.
 
-    One whose lease ran out for the third time is failed instead.
+    One whose lease ran out for the third time is failed instead. limits: by kind how many may run at once, of all
+    workers there are; whoever claims under limits waits for the others that do.
     """
-    now = utc_now()
-    query = select(Job).where(_claimable(now)).order_by(Job.priority.desc(), Job.id).limit(slots)
-    claimed = []
-    query = query.with_for_update(skip_locked=True).execution_options(populate_existing=True)
-    for job in session.scalars(query):
-        if job.state == "running" and job.attempts >= MAX_ATTEMPTS:
-            _end(
-                session,
-                job,
-                "failed",
-                f"the worker {job.owner} was lost {job.attempts} times; see its log, then POST …/retry",
-            )
-            continue
-        job.state, job.owner, job.attempts = "running", owner, job.attempts + 1
-        job.started_at, job.lease_expires_at = now, now + timedelta(seconds=lease_s)
-        job.progress = job.progress_text = None
-        emit(session, "job", job.run_id, _payload(job))
-        claimed.append(job)
-    session.flush()
+    if limits and session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LIMITS_LOCK})
+    room = _room(session, limits)
+    claimed: list[Job] = []
+    while len(claimed) < slots:
+        full = [kind for kind, left in room.items() if left <= 0]
+        query = select(Job).where(_claimable(utc_now()), Job.kind.not_in(full)).order_by(Job.priority.desc(), Job.id)
+        query = query.limit(slots - len(claimed)).with_for_update(skip_locked=True)
+        found = session.scalars(query, execution_options={"populate_existing": True}).all()
+        if not found:
+            break
+        for job in found:
+            if room.get(job.kind, 1) > 0 and _claim(session, job, owner, lease_s):
+                claimed.append(job)
+                if job.kind in room:
+                    room[job.kind] -= 1
+        session.flush()
     return claimed
+
+
+def _room(session: Session, limits: Limits) -> dict[str, int]:
+    """By limited kind how many more may run; those whose lease ran out do not."""
+    if not limits:
+        return {}
+    held = and_(Job.state == "running", Job.lease_expires_at >= utc_now(), Job.kind.in_(limits))
+    counted = session.execute(select(Job.kind, func.count()).where(held).group_by(Job.kind))
+    running: dict[str, int] = dict(counted.all())
+    return {kind: most - running.get(kind, 0) for kind, most in limits.items()}
+
+
+def _claim(session: Session, job: Job, owner: str, lease_s: float) -> bool:
+    """Gives a locked row to `owner`; False where it has lost its worker too often, which fails it."""
+    now = utc_now()
+    if job.state == "running" and job.attempts >= MAX_ATTEMPTS:
+        lost = f"the worker {job.owner} was lost {job.attempts} times; see its log, then POST …/retry"
+        _end(session, job, "failed", lost)
+        return False
+    job.state, job.owner, job.attempts = "running", owner, job.attempts + 1
+    job.started_at, job.lease_expires_at = now, now + timedelta(seconds=lease_s)
+    job.progress = job.progress_text = None
+    emit(session, "job", job.run_id, _payload(job))
+    return True
 
 
 def extend_leases(session: Session, owner: str, job_ids: Sequence[int], lease_s: float) -> None:
@@ -154,10 +184,10 @@ def finish_job(session: Session, job_id: int, owner: str, result: dict[str, Any]
     _end(session, job, "done", None)
 
 
-def note_progress(session: Session, job_id: int, owner: str, done: float, text: str | None = None) -> bool:
+def note_progress(session: Session, job_id: int, owner: str, done: float, doing: str | None = None) -> bool:
     """Says how far a job is, from 0 to 1, in a transaction of its own; False where `owner` no longer holds it."""
     held = and_(Job.id == job_id, Job.owner == owner, Job.state == "running")
-    values = {"progress": min(max(done, 0.0), 1.0), "progress_text": text}
+    values = {"progress": min(max(done, 0.0), 1.0), "progress_text": doing}
     return session.scalar(update(Job).where(held).values(**values).returning(Job.id)) is not None
 
 

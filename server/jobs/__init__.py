@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from server.jobs import checkpoint, compare, measure, scan, score, token_groups, watches
-from server.jobs.work import Failure, Work, attempt
+from server.jobs.work import Failure, Work, attempt, checked_limits
 
 __all__ = [
     "Failure",
     "Work",
     "attempt",
+    "checked_limits",
     "checkpoint",
     "compare",
     "measure",

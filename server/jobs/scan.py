@@ -33,7 +33,7 @@ from phasewatch.storage.schema import ENDED
 from phasewatch.storage.series import load_series
 from phasewatch.storage.token_groups import load_groups
 from phasewatch.storage.trajectories import spread
-from server.jobs.work import Store, Work, job
+from server.jobs.work import Progress, Store, Work, job
 
 MAX_VALUES = 50_000_000  # of one slice: 200 MB of float32, and a few times that while it is looked at
 HEADS = ("layers", "heads")
@@ -90,8 +90,11 @@ class ScanInputs:
 def scan(work: Work, database: Database, artifacts: Artifacts) -> Store:
     """Looks at the run's visible history as it is now; too few checkpoints store nothing."""
     run_id, _, _ = work.checkpoint()
+    tell = Progress(work, database)
     with database.reading() as session:
         inputs = load_inputs(session, run_id)
+    if inputs is not None:
+        tell(0.3, f"looking for changes at {len(inputs.steps)} checkpoints")
     changes = [] if inputs is None else find_changes(inputs)
 
     def store(session: Session) -> None:

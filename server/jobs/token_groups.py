@@ -21,7 +21,7 @@ from phasewatch.storage.measurements import StoredMeasurement, put_measurements
 from phasewatch.storage.runs import get_run, visible_stretches
 from phasewatch.storage.token_groups import GroupOnSlice, load_groups, lock_groups
 from server.jobs.checkpoint import stored
-from server.jobs.work import Store, Work, job
+from server.jobs.work import Progress, Store, Work, job
 
 KIND = "token_groups"
 VALUES_AT_ONCE = 10_000_000  # 40 MB of float32
@@ -37,10 +37,11 @@ def measure_group(work: Work, database: Database, artifacts: Artifacts) -> Store
     """The group's mean loss at every visible checkpoint; nothing where the group is gone meanwhile."""
     run_id = work.run()
     name = str(work.parameters.get("group"))
+    tell = Progress(work, database)
     with database.reading() as session:
         probe_set_id = get_run(session, run_id).probe_set_id
         groups = [] if probe_set_id is None else load_groups(session, probe_set_id, [name])
-        found = [(group, dict(_along(session, run_id, group))) for group in groups]
+        found = [(group, dict(_along(session, run_id, group, tell))) for group in groups]
         segments = {stretch.segment_id: stretch.number for stretch in visible_stretches(session, run_id)}
 
     def store(session: Session) -> None:
@@ -58,13 +59,16 @@ def measure_group(work: Work, database: Database, artifacts: Artifacts) -> Store
     return store
 
 
-def _along(session: Session, run_id: UUID, group: GroupOnSlice) -> Iterator[tuple[tuple[int, int], StoredMeasurement]]:
+def _along(
+    session: Session, run_id: UUID, group: GroupOnSlice, tell: Progress
+) -> Iterator[tuple[tuple[int, int], StoredMeasurement]]:
     """((segment id, step), measurement) of a group at every visible checkpoint with losses of its slice."""
     places = [(row.segment_id, row.step) for row in list_loss_slices(session, run_id, group.slice)]
     tokens = np.flatnonzero(group.members)
     at_once = max(1, VALUES_AT_ONCE // len(tokens))
     for first in range(0, len(places), at_once):
         batch = places[first : first + at_once]
+        tell(first / len(places), f"{group.measure}: {first} of {len(places)} checkpoints")
         history = loss_history(session, run_id, group.slice, tokens=tokens, steps=[step for _, step in batch])
         for place, values in zip(batch, history.values, strict=True):
             losses = np.zeros(group.members.shape)

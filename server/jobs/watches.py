@@ -16,9 +16,9 @@ from sqlalchemy.orm import Session
 
 from phasewatch.detection import PhaseChange, find_series_changes
 from phasewatch.probes import DRAWN
+from phasewatch.storage.alerts import Occurrence, raise_alert
 from phasewatch.storage.artifacts import Artifacts
 from phasewatch.storage.database import Database
-from phasewatch.storage.events import emit
 from phasewatch.storage.losses import list_loss_slices
 from phasewatch.storage.probe_sets import load_probe_set
 from phasewatch.storage.runs import get_run
@@ -41,8 +41,10 @@ def stale_run(work: Work, database: Database, artifacts: Artifacts) -> Store:
         silent = utc_now() - heard
         stale = run.status == "running" and silent >= after
         if stale:
-            payload = {"name": run.name, "last_heard": heard.isoformat(), "last_step": run.last_step}
-            emit(session, "stale_run", run_id, payload)
+            told = {"last_heard": heard.isoformat(), "last_step": run.last_step, "silent_s": silent.total_seconds()}
+            key = f"stale_run:{run_id.hex}:{heard.isoformat()}"
+            title = f"{run.name} was not heard from for {silent.total_seconds():.0f} s"
+            raise_alert(session, Occurrence("stale_run", run_id, key, title, told))
         return {"stale": stale, "last_heard": heard.isoformat(), "silent_s": silent.total_seconds()}
 
     return store
@@ -54,7 +56,7 @@ def divergence(work: Work, database: Database, artifacts: Artifacts) -> Store:
 
     Looks at the logged series `series`, by default at the mean losses of each slice, and without these at `loss`.
     """
-    run_id, _, _ = work.checkpoint()
+    run_id, segment, _ = work.checkpoint()
     wanted = work.parameters.get("series")
     with database.reading() as session:
         series = [] if wanted else list(_mean_losses(session, run_id))
@@ -64,8 +66,11 @@ def divergence(work: Work, database: Database, artifacts: Artifacts) -> Store:
     def store(session: Session) -> dict[str, Any]:
         run = get_run(session, run_id, lock=True)
         for name, change in found.items():
-            payload = {"name": run.name, "series": name, "step": change.step, "effect": change.effect}
-            emit(session, "divergence", run_id, payload)
+            told = {"series": name, "step": change.step, "effect": change.effect, "unit": change.unit}
+            title = f"{run.name} diverges: {name} rose by {change.effect:.3g} {change.unit} at step {change.step}"
+            raise_alert(
+                session, Occurrence("divergence", run_id, f"divergence:{run_id.hex}:{segment}:{name}", title, told)
+            )
         each = {name: {"step": change.step, "effect": change.effect} for name, change in found.items()}
         return {"series": [name for name, *_ in series], "diverged": each}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 from uuid import UUID
@@ -95,6 +95,14 @@ def job(kind: str) -> Callable[[Body], Body]:
         return body
 
     return register
+
+
+def checked_limits(limits: Mapping[str, int]) -> Mapping[str, int]:
+    """The limits. Raises InvalidInput for a kind that no job is of."""
+    unknown = sorted(set(limits) - set(_bodies))
+    if unknown:
+        raise InvalidInput(f"PHASEWATCH_JOB_LIMITS names {', '.join(unknown)}; jobs are {', '.join(sorted(_bodies))}")
+    return limits
 
 
 def run_work(work: Work, database: Database, artifacts: Artifacts) -> None:

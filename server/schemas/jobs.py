@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import BaseModel, Field
 
 from phasewatch.storage.schema import Job, JobState
+from server.callers import Caller
 
 
 class JobOut(BaseModel):
@@ -26,6 +27,7 @@ class JobOut(BaseModel):
     state: JobState = Field(description="where it stands")
     attempts: int = Field(description="how often it was tried; the third failure ends it")
     error: str | None = Field(description="why the last attempt failed")
+    traceback: str | None = Field(description="where in the code it failed; null unless scope admin asks")
     progress: float | None = Field(description="how far the attempt under way is, 0 to 1; null where it does not say")
     progress_text: str | None = Field(description="what it is doing")
     result: dict[str, Any] | None = Field(description="what it says of its outcome itself")
@@ -34,7 +36,8 @@ class JobOut(BaseModel):
     finished_at: datetime | None = Field(description="when it ended, UTC")
 
     @classmethod
-    def of(cls, row: Job) -> Self:
-        """The job of a row."""
-        same = {name: getattr(row, name) for name in cls.model_fields if name not in ("firing", "run")}
-        return cls(**same, firing=row.firing_id, run=row.run_id)
+    def of(cls, row: Job, caller: Caller) -> Self:
+        """The job of a row, as much of it as the caller may see."""
+        same = {name: getattr(row, name) for name in cls.model_fields if name not in ("firing", "run", "traceback")}
+        traceback = row.traceback if caller.is_admin else None
+        return cls(**same, firing=row.firing_id, run=row.run_id, traceback=traceback)

@@ -12,6 +12,8 @@ from phasewatch.storage import jobs
 from phasewatch.storage.database import Database
 from phasewatch.storage.monitors import insert_firing
 from phasewatch.storage.schema import Monitor
+from phasewatch.storage.tokens import put_token
+from tests.server.conftest import MakeClient
 
 DUE = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -96,3 +98,22 @@ def test_monitors_and_their_firings_are_listed(client: TestClient, monitor: int)
 @pytest.mark.parametrize("path", ["/api/v1/monitors/77", "/api/v1/monitors/77/firings", f"/api/v1/monitors/{2**62}"])
 def test_an_unknown_monitor_is_404(client: TestClient, path: str) -> None:
     assert client.get(path).status_code == 404
+
+
+def test_a_traceback_is_for_scope_admin_alone(
+    database: Database, make_client: MakeClient, run: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "MAX_ATTEMPTS", 1)
+    with database.transaction() as session:
+        jobs.enqueue(session, jobs.NewJob("scan:x", "scan", run))
+        (job,) = jobs.claim_jobs(session, "worker", 1, 60)
+        jobs.fail_attempt(session, job.id, "worker", "ValueError: no", "File secret.py, line 3")
+        put_token(session, "r" * 40, name="reader", scope="read")
+        put_token(session, "w" * 40, name="writer", scope="write")
+    client = make_client(database, admin_token="a" * 40)
+    for token, seen in (("r", None), ("w", None), ("a", "File secret.py, line 3")):
+        headers = {"Authorization": f"Bearer {token * 40}"}
+        one = client.get(f"/api/v1/jobs/{job.id}", headers=headers).json()
+        listed = client.get("/api/v1/jobs", headers=headers).json()["items"]
+        assert one["error"] == "ValueError: no"
+        assert [one["traceback"]] == [item["traceback"] for item in listed] == [seen]

@@ -24,8 +24,9 @@ from server import dispatcher as dispatcher_module
 from server.dispatcher import Dispatcher
 from server.executors import Executor, ProcessExecutor, ThreadExecutor, make_executor
 from server.jobs import work as registry
-from server.jobs.work import Store, Work, job
+from server.jobs.work import Failure, Store, Work, job
 from server.scheduler import Scheduler
+from server.settings import Settings
 from tests.server.small_run import SmallRun
 from tests.server.test_scheduler import until
 
@@ -161,7 +162,7 @@ def test_a_job_that_cannot_be_done_fails_readably_after_three_attempts(
 def test_an_executor_that_cannot_start_a_job_costs_it_an_attempt(
     sqlite_database: Database, artifacts: Artifacts, dispatch: MakeDispatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: ProcessExecutor, work: Work) -> str | None:
+    def refuse(self: ProcessExecutor, work: Work) -> Failure | None:
         raise OSError("no process can be started")
 
     monkeypatch.setattr(ProcessExecutor, "_run", refuse)
@@ -303,7 +304,8 @@ def test_a_database_that_is_away_is_waited_for(
 
 def test_the_setting_names_the_executor(sqlite_database: Database, artifacts: Artifacts) -> None:
     for kind, expected in (("thread", ThreadExecutor), ("process", ProcessExecutor)):
-        executor = make_executor(kind, sqlite_database, artifacts, 3)  # type: ignore[arg-type]  # a literal of the loop
+        settings = Settings(executor=kind)  # type: ignore[arg-type]  # a literal of the loop
+        executor = make_executor(settings, sqlite_database, artifacts, 3)
         assert isinstance(executor, expected)
         assert executor.slots == 3
         executor.close()
