@@ -22,6 +22,7 @@ from server.headers import SecurityHeaders
 from server.metrics import Metrics
 from server.requests import Requests
 from server.routes import (
+    administration,
     alerts,
     channels,
     checkpoints,
@@ -62,6 +63,7 @@ _MODULES = (
     channels,
     alerts,
     events,
+    administration,
     health,
 )
 _bearer = HTTPBearer(auto_error=False, description="a token of this server; needed as soon as there is one")

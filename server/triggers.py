@@ -81,6 +81,14 @@ def _after(cron: CronTrigger, since: datetime) -> datetime | None:
     return at
 
 
+def coming_times(crontab: str, now: datetime, count: int) -> list[datetime]:
+    """The next times of a cron line after `now`, at most `count`. Raises InvalidInput as `read_cron` does."""
+    cron, found = read_cron(crontab), [now]
+    while len(found) <= count and (at := _after(cron, found[-1])) is not None:
+        found.append(at)
+    return found[1:]
+
+
 # Cron lines: minute, hour, day of month, month, weekday.
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 from sqlalchemy.orm import Session
 
 from phasewatch.storage import monitors
 from phasewatch.storage.runs import get_run
+from phasewatch.storage.schema import utc_now
 from server.dependencies import ReadSession, WriteSession
 from server.monitors import fire
 from server.problems import errors
 from server.schemas.monitors import (
+    ComingTimes,
+    CronLine,
     DeletedMonitor,
     Fired,
     FiringOut,
@@ -23,6 +26,7 @@ from server.schemas.monitors import (
     columns_of,
 )
 from server.schemas.page import IntCursor, Limit, Page
+from server.triggers import coming_times
 
 router = APIRouter(prefix="/monitors", tags=["monitors"], responses=errors())
 
@@ -41,6 +45,15 @@ def list_monitors(session: ReadSession, cursor: IntCursor = None, limit: Limit =
     """Monitors, oldest first."""
     rows = [row for row in monitors.list_monitors(session) if row.id > (cursor or 0)]
     return Page[MonitorOut].of(rows, limit, MonitorOut.of, lambda row: row.id)
+
+
+@router.get("/due")
+def list_due(
+    cron: Annotated[CronLine, Query(description="minute, hour, day, month, weekday")],
+    count: Annotated[int, Query(ge=1, le=20, description="how many times")] = 3,
+) -> ComingTimes:
+    """When a cron line is due next, before a monitor has it."""
+    return ComingTimes(times=coming_times(cron, utc_now(), count))
 
 
 @router.get("/{monitor}", responses=errors(404))

@@ -62,10 +62,13 @@ class IntervalTrigger(_Strict):
     every_s: Seconds = Field(description="seconds between two firings")
 
 
+CronLine = Annotated[str, Field(pattern=CRON_PATTERN, max_length=200), AfterValidator(_checked_cron)]
+
+
 class CronTrigger(_Strict):
     """By the clock, in UTC."""
 
-    cron: Annotated[str, Field(pattern=CRON_PATTERN, max_length=200), AfterValidator(_checked_cron)] = Field(
+    cron: CronLine = Field(
         description="minute, hour, day, month, weekday (0 and 7: Sunday); a day and a weekday must both hold"
     )
 
@@ -293,6 +296,12 @@ class Fired(BaseModel):
 
     firing: int = Field(description="the firing's id")
     jobs: list[int] = Field(description="ids of the jobs it made; empty where there was nothing to do")
+
+
+class ComingTimes(BaseModel):
+    """When a cron line is due next."""
+
+    times: list[datetime] = Field(description="the next times, UTC, the soonest first")
 
 
 class DeletedMonitor(BaseModel):

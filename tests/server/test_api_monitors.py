@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from phasewatch.ids import new_id
 from phasewatch.storage.artifacts import Artifacts
 from phasewatch.storage.database import Database
 from phasewatch.storage.jobs import claim_jobs, finish_job
-from phasewatch.storage.schema import Firing, Job
+from phasewatch.storage.schema import Firing, Job, utc_now
 from server.scheduler import Scheduler
 from tests.server.conftest import refused
 from tests.server.small_run import SmallRun
@@ -167,3 +168,13 @@ def test_what_a_job_says_of_its_outcome_is_read_with_it(client: TestClient, data
         finish_job(session, row.id, "worker", {"measure": "icl_score", "runs": []})
     found = client.get(f"/api/v1/jobs/{job}").json()
     assert (found["state"], found["result"]) == ("done", {"measure": "icl_score", "runs": []})
+
+
+def test_the_coming_times_of_a_cron_line_are_told_before_a_monitor_has_it(sqlite_client: TestClient) -> None:
+    answer = sqlite_client.get("/api/v1/monitors/due", params={"cron": "30 4 * * *", "count": 2})
+    assert answer.status_code == 200, answer.text
+    first, second = (datetime.fromisoformat(text) for text in answer.json()["times"])
+    assert (first.hour, first.minute, first.second) == (4, 30, 0)
+    assert timedelta(0) < first - utc_now() <= timedelta(days=1)
+    assert second - first == timedelta(days=1)
+    refused(sqlite_client.get("/api/v1/monitors/due", params={"cron": "0 0 30 2 *"}), 422, "never comes")
