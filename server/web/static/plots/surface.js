@@ -1,11 +1,12 @@
 // One set of drawing calls for canvas (the screen, PNG) and for SVG, so that a picture is the same in every form.
 //
 //   surface.rect(x, y, w, h, { fill, stroke, alpha }), .line([[x, y], null, …], { stroke, width, dash, alpha }),
-//   .area(points, { fill, alpha }), .text(words, x, y, { size, anchor, fill, weight, turn }), .dot(x, y, r, { fill }),
+//   .area(points, { fill, alpha }), .text(words, x, y, { size, anchor, fill, weight, turn, mono }), .dot(x, y, r, { fill }),
 //   .picture(canvas, x, y, w, h), .clip(x, y, w, h, () => draw inside)
 // A null among the points of a line lifts the pen.
 
 const FONT = 'system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif';
+const MONO = '"DejaVu Sans Mono", Menlo, Consolas, monospace';
 
 export class CanvasSurface {
   constructor(context) {
@@ -53,13 +54,13 @@ export class CanvasSurface {
     }
   }
 
-  text(words, x, y, { size = 12, anchor = "start", fill, weight = 400, turn = 0 }) {
+  text(words, x, y, { size = 12, anchor = "start", fill, weight = 400, turn = 0, mono = false }) {
     const { context } = this;
     context.save();
     context.translate(x, y);
     context.rotate((turn * Math.PI) / 180);
     const textAlign = { start: "left", middle: "center", end: "right" }[anchor];
-    Object.assign(context, { fillStyle: fill, font: `${weight} ${size}px ${FONT}`, textAlign });
+    Object.assign(context, { fillStyle: fill, font: `${weight} ${size}px ${mono ? MONO : FONT}`, textAlign });
     context.fillText(words, 0, 0);
     context.restore();
   }
@@ -114,9 +115,10 @@ export class SvgSurface {
     this.#add(`<path d="${path(points)}Z" fill="${fill}" opacity="${alpha}"/>`);
   }
 
-  text(words, x, y, { size = 12, anchor = "start", fill, weight = 400, turn = 0 }) {
+  text(words, x, y, { size = 12, anchor = "start", fill, weight = 400, turn = 0, mono = false }) {
     const place = `transform="translate(${short(x)} ${short(y)})${turn ? ` rotate(${turn})` : ""}"`;
-    this.#add(`<text ${place} font-size="${size}" font-weight="${weight}" text-anchor="${anchor}" fill="${fill}">${escape(words)}</text>`);
+    const family = mono ? ` font-family="${escape(MONO)}"` : "";
+    this.#add(`<text ${place}${family} font-size="${size}" font-weight="${weight}" text-anchor="${anchor}" fill="${fill}">${escape(words)}</text>`);
   }
 
   dot(x, y, r, { fill, stroke = null }) {
