@@ -13,6 +13,8 @@ from fastapi.security import HTTPBearer
 import phasewatch
 from phasewatch.storage.artifacts import Artifacts
 from phasewatch.storage.database import Database
+from phasewatch.storage.loss_writes import store_losses
+from phasewatch.storage.together import Together
 from server import problems
 from server.auth import Access, Gate
 from server.bodies import BodyLimit
@@ -86,7 +88,13 @@ _ROUTER = _assemble()  # once: routes know nothing of the application that a req
 def create_app(settings: Settings, database: Database, artifacts: Artifacts) -> FastAPI:
     """The service over a migrated database. Call `app.state.service.events.close()` when a shutdown begins."""
     service = Service(
-        settings, database, artifacts, Gate(settings, database), EventHub(database), Metrics(database, artifacts)
+        settings=settings,
+        database=database,
+        artifacts=artifacts,
+        gate=Gate(settings, database),
+        events=EventHub(database),
+        metrics=Metrics(database, artifacts),
+        losses=Together(database, store_losses),
     )
     app = FastAPI(
         title="phasewatch",

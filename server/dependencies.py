@@ -17,6 +17,9 @@ from sqlalchemy.orm import Session
 from phasewatch.storage.artifacts import Artifacts
 from phasewatch.storage.database import Database
 from phasewatch.storage.limits import MAX_STEP
+from phasewatch.storage.loss_writes import LossWrite
+from phasewatch.storage.schema import LossSlice
+from phasewatch.storage.together import Together
 from server import callers
 from server.auth import Gate
 from server.events import EventHub
@@ -35,6 +38,7 @@ class Service:
     gate: Gate
     events: EventHub
     metrics: Metrics
+    losses: Together[LossWrite, tuple[LossSlice, bool]]
 
 
 def get_service(request: Request) -> Service:

@@ -34,7 +34,7 @@ FloatArray = npt.NDArray[np.float32]
 
 def array_sha256(values: npt.NDArray[Any]) -> str:
     """SHA-256 of the little-endian C-ordered float32 array, the identity of a loss slice."""
-    return hashlib.sha256(np.ascontiguousarray(values, _LITTLE_FLOAT32).tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(values, _LITTLE_FLOAT32).data.cast("B")).hexdigest()
 
 
 def encode_blocks(values: FloatArray, codec: str = DEFAULT_CODEC) -> Iterator[bytes]:
@@ -44,7 +44,7 @@ def encode_blocks(values: FloatArray, codec: str = DEFAULT_CODEC) -> Iterator[by
         values = round_mantissa(values)
     elif codec != EXACT_CODEC:
         raise InvalidInput(f"loss codec {codec!r} is not known; use one of {', '.join(CODECS)}")
-    compressor = zstandard.ZstdCompressor(level=_LEVEL)
+    compressor = _compressor()
     for start in range(0, values.size, BLOCK_TOKENS):
         block = values[start : start + BLOCK_TOKENS]
         yield compressor.compress(_shuffle(block) if codec == DEFAULT_CODEC else block.tobytes())
@@ -91,6 +91,14 @@ def _unshuffle(raw: bytes, offsets: npt.NDArray[np.int64] | None) -> FloatArray:
     for significance in range(4):
         by_value[:, significance] = planes[significance]
     return by_value.view(_LITTLE_FLOAT32).reshape(-1)
+
+
+def _compressor() -> zstandard.ZstdCompressor:
+    """This thread's own, as of `_decompressor`."""
+    if not hasattr(_of_thread, "compressor"):
+        _of_thread.compressor = zstandard.ZstdCompressor(level=_LEVEL)
+    found: zstandard.ZstdCompressor = _of_thread.compressor
+    return found
 
 
 def _decompressor() -> zstandard.ZstdDecompressor:

@@ -6,12 +6,13 @@ BEGIN IMMEDIATE for writers, because a transaction that starts as a reader fails
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import Connection, create_engine, event, inspect, select, text
+from sqlalchemy import Connection, Executable, Table, create_engine, event, inspect, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -127,6 +128,27 @@ def insert_if_absent(session: Session, model: type[Base], values: dict[str, Any]
     keys = list(inspect(model).primary_key)
     statement = build(model).values(**values).on_conflict_do_nothing().returning(*keys)
     return session.execute(statement).first() is not None
+
+
+def insert_all_absent(session: Session, table: Table, rows: Sequence[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """Inserts the rows whose keys are free, as `insert_if_absent` does with one; the keys of those.
+
+    Each row has every column.
+    """
+    session.flush()
+    dialect = session.get_bind().dialect.name
+    return [tuple(row) for row in session.connection().execute(_insert_absent(table, dialect), rows)]
+
+
+@lru_cache
+def _insert_absent(table: Table, dialect: str) -> Executable:
+    build = sqlite.insert if dialect == "sqlite" else postgresql.insert
+    return build(table).on_conflict_do_nothing().returning(*table.primary_key)
+
+
+def tables_of(*models: type[Base]) -> tuple[Table, ...]:
+    """The tables of these classes, for statements that do without the ORM."""
+    return tuple(cast(Table, model.__table__) for model in models)
 
 
 def free_disk(session: Session, max_pages: int = 2_000) -> int:

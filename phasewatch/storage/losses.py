@@ -12,23 +12,16 @@ from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import insert, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from phasewatch.errors import Conflict, InvalidInput, NotFound, UnknownSlice
-from phasewatch.storage.codecs import (
-    BLOCK_TOKENS,
-    DEFAULT_CODEC,
-    FloatArray,
-    array_sha256,
-    decode_block,
-    encode_blocks,
-)
-from phasewatch.storage.database import insert_if_absent
-from phasewatch.storage.limits import MAX_STEP, checked_step
+from phasewatch.errors import InvalidInput, NotFound, PhasewatchError
+from phasewatch.storage.codecs import BLOCK_TOKENS, DEFAULT_CODEC, FloatArray, decode_block
+from phasewatch.storage.limits import MAX_STEP
+from phasewatch.storage.loss_writes import prepare_losses, store_losses
 from phasewatch.storage.probe_sets import get_run_slice
-from phasewatch.storage.runs import get_run, get_segment, is_visible, note_step, visible_stretches
-from phasewatch.storage.schema import LossBlock, LossSlice, SliceRow, utc_now
+from phasewatch.storage.runs import is_visible, visible_stretches
+from phasewatch.storage.schema import LossBlock, LossSlice
 
 IntArray = npt.NDArray[np.int64]
 
@@ -55,74 +48,15 @@ def put_losses(
     segment: int | None = None,
     codec: str = DEFAULT_CODEC,
 ) -> bool:
-    """Stores a loss slice as `write_losses` does; True when it is new, False when the same was there."""
-    return write_losses(session, run_id, slice_name, step, losses, segment=segment, codec=codec)[1]
+    """Stores a loss slice; True when it is new, False when the same values were there.
 
-
-def write_losses(
-    session: Session,
-    run_id: UUID,
-    slice_name: str,
-    step: int,
-    losses: npt.NDArray[np.floating],
-    *,
-    segment: int | None = None,
-    codec: str = DEFAULT_CODEC,
-) -> tuple[LossSlice, bool]:
-    """The loss slice and whether it was stored now; the same values again change nothing.
-
-    losses: flat or (n_sequences, n_positions), nats; NaN and infinities are kept and counted. Raises InvalidInput for
-    another shape than the slice's or a slice the run does not have, Conflict where other values stand at this step.
+    losses: flat or (n_sequences, n_positions), nats. Raises what `store_losses` and `prepare_losses` say.
     """
-    get_run(session, run_id)
-    try:
-        part = get_run_slice(session, run_id, slice_name)
-    except NotFound as error:
-        raise UnknownSlice(str(error)) from error
-    values = _checked(losses, part)
-    get_run(session, run_id, lock=True)  # the probe set cannot change under us
-    row = get_segment(session, run_id, segment)
-    step = checked_step(step, row.from_step, row.number)
-    key = {"segment_id": row.id, "slice_id": part.id, "step": step}
-    sha256 = array_sha256(values)
-    finite = values[np.isfinite(values)]
-    header = key | {
-        "codec": codec,
-        "n_values": values.size,
-        "mean_nats": float(finite.mean(dtype=np.float64)) if finite.size else None,
-        "n_non_finite": int(values.size - finite.size),
-        "sha256": sha256,
-        "created_at": utc_now(),
-    }
-    if not insert_if_absent(session, LossSlice, header):
-        stored = session.get_one(LossSlice, (row.id, part.id, step))
-        if stored.sha256 != sha256:
-            raise Conflict(
-                f"run {run_id} has other losses for slice {slice_name!r} at step {step} "
-                f"(SHA-256 {stored.sha256[:12]}…, yours {sha256[:12]}…); open a segment to record a resumed run"
-            )
-        return stored, False
-    blocks = [
-        key | {"block": number, "payload": payload} for number, payload in enumerate(encode_blocks(values, codec))
-    ]
-    session.execute(insert(LossBlock), blocks)
-    note_step(session, run_id, step)
-    return LossSlice(**header), True
-
-
-def _checked(losses: npt.NDArray[np.floating], part: SliceRow) -> FloatArray:
-    expected = (part.n_sequences, part.n_tokens - 1)
-    if losses.shape not in (expected, (expected[0] * expected[1],)):
-        raise InvalidInput(
-            f"losses of slice {part.name!r} have shape {losses.shape}; "
-            f"expected {expected} or flat ({expected[0] * expected[1]},)"
-        )
-    if losses.dtype.kind != "f" or losses.dtype.itemsize > 8:
-        raise InvalidInput(
-            f"losses of slice {part.name!r} have dtype {losses.dtype}; expected float16, float32 or float64"
-        )
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes an infinity, which is kept and counted
-        return np.ascontiguousarray(losses.reshape(-1), np.float32)
+    write = prepare_losses(run_id, slice_name, step, losses, segment=segment, codec=codec)
+    [answer] = store_losses(session, [write])
+    if isinstance(answer, PhasewatchError):
+        raise answer
+    return answer[1]
 
 
 def list_loss_slices(session: Session, run_id: UUID, slice_name: str) -> Sequence[LossSlice]:

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, case, false, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, bindparam, case, false, func, or_, select, tuple_, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from phasewatch.errors import Conflict, NotFound
 from phasewatch.ids import new_id
-from phasewatch.storage.database import insert_if_absent
+from phasewatch.storage.database import insert_if_absent, tables_of
 from phasewatch.storage.events import emit
 from phasewatch.storage.limits import MAX_INTEGER, checked_json, checked_name, checked_step
 from phasewatch.storage.limits import MAX_STEP as MAX_STEP
@@ -228,10 +228,27 @@ def release_run(
     return True
 
 
+[_RUNS] = tables_of(Run)
+_NOTE_STEP: Final = (
+    update(_RUNS)
+    .where(_RUNS.c.id == bindparam("run"))
+    .values(
+        last_step=case(
+            (or_(_RUNS.c.last_step.is_(None), _RUNS.c.last_step < bindparam("step")), bindparam("step")),
+            else_=_RUNS.c.last_step,
+        ),
+        heartbeat_at=bindparam("now"),
+    )
+)
+
+
 def note_step(session: Session, run_id: UUID, step: int) -> None:
     """Remembers the newest step a run has reported, and that it was heard from."""
-    newest = case((or_(Run.last_step.is_(None), Run.last_step < step), step), else_=Run.last_step)
-    session.execute(update(Run).where(Run.id == run_id).values(last_step=newest, heartbeat_at=utc_now()))
+    session.flush()
+    session.connection().execute(_NOTE_STEP, {"run": run_id, "step": step, "now": utc_now()})
+    loaded = session.identity_map.get(Run.__mapper__.identity_key_from_primary_key((run_id,)))
+    if loaded is not None:
+        session.expire(loaded, ["last_step", "heartbeat_at"])
 
 
 # Segments.

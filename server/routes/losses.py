@@ -7,7 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Response
 
 from phasewatch.storage import losses
-from server.dependencies import Body, Ingested, Parts, ReadSession, RunId, SegmentNumber, SliceName, Step, WriteSession
+from phasewatch.storage.loss_writes import prepare_losses
+from server.dependencies import Body, Ingested, Parts, ReadSession, RunId, SegmentNumber, SliceName, Step
 from server.problems import errors
 from server.schemas.arrays import NPY, read_npy, wants_npy, write_npy
 from server.schemas.losses import LossHistories, LossSliceOut, LossValues, check_size, chosen_steps, token_numbers
@@ -27,6 +28,7 @@ ContentType = Annotated[str | None, Header(include_in_schema=False)]
 @router.put(
     "/{step}",
     status_code=201,
+    response_model=LossSliceOut,
     openapi_extra=_NPY_BODY,
     responses={200: {"model": LossSliceOut}, **errors(404, 409, 413, 415)},
 )
@@ -36,18 +38,17 @@ def put_losses(
     step: Step,
     body: Body,
     parts: Parts,
-    session: WriteSession,
-    response: Response,
     ingested: Ingested,
     segment: SegmentNumber = None,
     content_type: ContentType = None,
-) -> LossSliceOut:
+) -> Response:
     """Stores the losses of a slice at a step. The same values again answer 200, other values 409."""
     values = read_npy(body, content_type, parts.settings.max_body_bytes)
-    row, created = losses.write_losses(session, run, slice, step, values, segment=segment)
-    response.status_code = 201 if created else 200
+    row, created = parts.losses.put(prepare_losses(run, slice, step, values, segment=segment))
     ingested["losses"] = row.n_values if created else 0
-    return LossSliceOut.of(row, slice)
+    # Written out here: what a training sends most often is not validated once more
+    content = LossSliceOut.of(row, slice).model_dump_json()
+    return Response(content, 201 if created else 200, media_type="application/json")
 
 
 @router.get("/means")
