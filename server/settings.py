@@ -64,9 +64,10 @@ class Settings(LogSettings, StorageSettings):
         return parse_limits(self.job_limits)
 
     @property
-    def link_base(self) -> str:
-        """What links in alerts begin with; by default this machine's own address."""
-        return self.public_url.rstrip("/") or f"http://{self.host}:{self.port}"
+    def link_base(self) -> str | None:
+        """What links in alerts begin with; None where nobody said how people reach the pages from elsewhere."""
+        local = self.host in ("127.0.0.1", "localhost") and self.port
+        return self.public_url.rstrip("/") or (f"http://{self.host}:{self.port}" if local else None)
 
     @property
     def host_names(self) -> tuple[str, ...]:

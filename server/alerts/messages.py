@@ -43,7 +43,7 @@ def plain(text: str) -> str:
     return _EMPHASIS.sub("＿", kept).strip()
 
 
-def body_of(notices: Sequence[Notice], delivery: str, link_base: str) -> bytes:
+def body_of(notices: Sequence[Notice], delivery: str, link_base: str | None) -> bytes:
     """The JSON body of a webhook. Names stand in it as they are: whoever shows them escapes them."""
     alerts = [
         {
@@ -60,7 +60,7 @@ def body_of(notices: Sequence[Notice], delivery: str, link_base: str) -> bytes:
     return json.dumps({"delivery": delivery, "alerts": alerts}).encode()
 
 
-def words_of(notices: Sequence[Notice], link_base: str) -> tuple[str, str]:
+def words_of(notices: Sequence[Notice], link_base: str | None) -> tuple[str, str]:
     """Title and text of a message: one alert, or a digest of several."""
     if len(notices) == 1:
         (notice,) = notices
@@ -88,9 +88,13 @@ def text_of(notice: Notice) -> str:
     return "; ".join(f"{name.replace('_', ' ')}: {value}" for name, value in values.items())
 
 
-def link_of(notice: Notice, link_base: str) -> str | None:
-    """The page that shows it; None where there is none."""
-    run = notice.payload.get("run")
+def link_of(notice: Notice, link_base: str | None) -> str | None:
+    """The page that shows it; None where there is none, or nobody said where the pages are."""
+    if link_base is None:
+        return None
+    change, run = notice.payload.get("phase_change"), notice.payload.get("run")
+    if change is not None:
+        return f"{link_base}/changes/{change}"
     return None if run is None else f"{link_base}/runs/{run}"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from server.alerts.messages import MAX_TEXT, Notice, body_of, plain, words_of
+from server.settings import Settings
 
 AT = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
 BASE = "https://phasewatch.example.com"
@@ -50,12 +51,12 @@ class TestWords:
     def test_one_alert_has_its_title_text_and_link(self) -> None:
         title, text = words_of([notice()], BASE)
         assert title == "Induction change in two-layer at step 200"
-        assert text == f"It falls by 0.5 nats.\n\n{BASE}/runs/RUN"
+        assert text == f"It falls by 0.5 nats.\n\n{BASE}/changes/CHANGE"
 
     def test_a_digest_lists_what_there_is(self) -> None:
         title, text = words_of([notice(f"change {number}") for number in range(3)], BASE)
         assert title == "phasewatch: 3 alerts"
-        assert text.splitlines() == [part for n in range(3) for part in (f"• change {n}", f"{BASE}/runs/RUN")]
+        assert text.splitlines() == [part for n in range(3) for part in (f"• change {n}", f"{BASE}/changes/CHANGE")]
 
     def test_a_long_digest_says_how_many_more(self) -> None:
         _, text = words_of([notice(f"change {number}") for number in range(50)], BASE)
@@ -73,6 +74,14 @@ class TestWords:
         assert title == "change in ‹!channel› # x"
         assert text.startswith("∗∗＠here∗∗\n\n")
 
+    def test_what_is_about_a_run_leads_to_its_page(self) -> None:
+        _, text = words_of([Notice("stale_run", "a run is stale", {"run": "RUN", "text": "silent"}, AT)], BASE)
+        assert text == f"silent\n\n{BASE}/runs/RUN"
+
+    def test_where_nobody_said_how_to_reach_the_pages_there_is_no_link(self) -> None:
+        assert words_of([notice()], None) == ("Induction change in two-layer at step 200", "It falls by 0.5 nats.")
+        assert json.loads(body_of([notice()], "D", None))["alerts"][0]["link"] is None
+
     def test_without_an_explanation_the_values_are_named(self) -> None:
         _, text = words_of([Notice("stale_run", "a run is stale", {"silent_s": 900.0, "step": None}, AT)], BASE)
         assert text == "silent s: 900.0"
@@ -88,10 +97,24 @@ class TestBody:
             "kind": "phase_change",
             "title": "in <b>ä</b>",
             "text": "It falls by 0.5 nats.",
-            "link": f"{BASE}/runs/RUN",
+            "link": f"{BASE}/changes/CHANGE",
             "raised_at": "2026-11-30T12:00:00Z",
             "data": notice().payload,
         }
 
     def test_is_the_same_over_every_attempt(self) -> None:
         assert body_of([notice()], "D", BASE) == body_of([notice()], "D", BASE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "base"),
+    [
+        ({}, "http://127.0.0.1:8000"),
+        ({"host": "localhost", "port": 80}, "http://localhost:80"),
+        ({"host": "0.0.0.0"}, None),
+        ({"port": 0}, None),
+        ({"host": "0.0.0.0", "public_url": "https://watch.example.com/"}, "https://watch.example.com"),
+    ],
+)
+def test_what_links_begin_with(settings: dict[str, Any], base: str | None) -> None:
+    assert Settings(**settings).link_base == base

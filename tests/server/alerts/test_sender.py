@@ -84,7 +84,7 @@ class TestDelivered:
         with Receiver() as receiver:
             _, secret = channel(database, receiver.url)
             mine = sender(database, clock=clock, public_url="https://watch.example.com/")
-            scan(database, run_id, [change()])
+            (row,) = scan(database, run_id, [change()])
             assert mine.send_due() == 1
             scan(database, run_id, [change(step=201)], ended=True)
             assert mine.send_due() == 0
@@ -95,7 +95,7 @@ class TestDelivered:
         (said,) = json.loads(came.body)["alerts"]
         assert said["title"] == "Phase change (level) in <b>two</b>-layer: mean_loss:text drop at step 200"
         assert said["text"] == change().explain()
-        assert said["link"] == f"https://watch.example.com/runs/{run_id}"
+        assert said["link"] == f"https://watch.example.com/changes/{row.id}"
         assert said["data"]["run_name"] == "<b>two</b>-layer"
 
     def test_through_apprise_in_words(self, sqlite_database: Database, make_run: MakeRun, clock: Clock) -> None:
@@ -103,12 +103,12 @@ class TestDelivered:
         run_id = make_run(name="@everyone <!channel>")
         with Receiver(answers=[(200, {})]) as receiver:
             made, secret = channel(database, f"json://127.0.0.1:{receiver.port}/")
-            scan(database, run_id, [change()])
+            (row,) = scan(database, run_id, [change()])
             assert sender(database, clock=clock).send_due() == 1
         assert (made.kind, secret) == ("apprise", None)
         said = json.loads(receiver.received[0].body)
         assert said["title"] == "Phase change (level) in ＠everyone ‹!channel›: mean_loss:text drop at step 200"
-        assert said["message"].endswith(f"\n\nhttp://127.0.0.1:8000/runs/{run_id}")
+        assert said["message"].endswith(f"\n\nhttp://127.0.0.1:8000/changes/{row.id}")
 
     def test_the_address_is_not_in_the_database(self, database: Database) -> None:
         with Receiver() as receiver:
