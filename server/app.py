@@ -16,16 +16,19 @@ from phasewatch.storage.database import Database
 from phasewatch.storage.loss_writes import store_losses
 from phasewatch.storage.together import Together
 from server import problems
+from server.audit import Audit
 from server.auth import Access, Gate
 from server.bodies import BodyLimit
 from server.dependencies import Service
 from server.events import EventHub
 from server.headers import SecurityHeaders
 from server.metrics import Metrics
-from server.requests import Requests
+from server.rate_limits import RateLimits
+from server.requests import PREFIX, Requests
 from server.routes import (
     administration,
     alerts,
+    audit,
     channels,
     checkpoints,
     compare,
@@ -41,13 +44,14 @@ from server.routes import (
     registry,
     runs,
     series,
+    session,
     token_groups,
+    tokens,
     trajectories,
 )
 from server.routes import metrics as metrics_route
 from server.settings import Settings
 
-PREFIX = "/api/v1"
 _MODULES = (
     runs,
     probe_sets,
@@ -67,6 +71,9 @@ _MODULES = (
     events,
     administration,
     health,
+    tokens,
+    session,
+    audit,
 )
 _bearer = HTTPBearer(auto_error=False, description="a token of this server; needed as soon as there is one")
 
@@ -110,9 +117,10 @@ def create_app(settings: Settings, database: Database, artifacts: Artifacts) -> 
     pages.mount_static(app)
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(Access, gate=service.gate)
+    app.add_middleware(Access, gate=service.gate, limits=RateLimits(settings))
+    app.add_middleware(Audit, database=database, find_paths=lambda: app.openapi()["paths"])
     app.add_middleware(SecurityHeaders)
-    app.add_middleware(Requests, metrics=service.metrics, prefix=PREFIX)
+    app.add_middleware(Requests, metrics=service.metrics)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's own way to extend the document
     return app
 

@@ -6,12 +6,12 @@ acknowledgement of something that was never stored.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Depends, Path, Query, Request
+from fastapi import Depends, Path, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from phasewatch.storage.artifacts import Artifacts
@@ -21,6 +21,7 @@ from phasewatch.storage.loss_writes import LossWrite
 from phasewatch.storage.schema import LossSlice
 from phasewatch.storage.together import Together
 from server import callers
+from server.audit import note_in_transaction
 from server.auth import Gate
 from server.events import EventHub
 from server.metrics import Metrics
@@ -56,9 +57,11 @@ def _reading(request: Request) -> Iterator[Session]:
         yield session
 
 
-def _writing(request: Request) -> Iterator[Session]:
+def _writing(request: Request, response: Response) -> Iterator[Session]:
     with get_service(request).database.transaction() as session:
         yield session
+        status = response.status_code or getattr(request.scope.get("route"), "status_code", None) or 200
+        note_in_transaction(session, request.scope, status)
 
 
 async def _body(request: Request) -> bytes:
@@ -68,6 +71,13 @@ async def _body(request: Request) -> bytes:
 async def _ingested(request: Request) -> dict[str, int]:
     found: dict[str, int] = request.scope.setdefault("state", {}).setdefault("ingested", {})
     return found
+
+
+async def _target(request: Request) -> Callable[[object], None]:
+    def name(target: object) -> None:
+        request.scope.setdefault("state", {})["audit_target"] = str(target)
+
+    return name
 
 
 async def _caller(request: Request) -> callers.Caller:
@@ -92,6 +102,7 @@ Parts = Annotated[Service, Depends(_service)]
 ReadSession = Annotated[Session, Depends(_reading, scope="function")]
 WriteSession = Annotated[Session, Depends(_writing, scope="function")]
 Body = Annotated[bytes, Depends(_body)]
+AuditTarget = Annotated[Callable[[object], None], Depends(_target)]  # names what was made, for the audit log
 Ingested = Annotated[dict[str, int], Depends(_ingested)]  # what a request brought in, counted once it is acknowledged
 
 RunId = Annotated[UUID, Path(description="the run's id")]

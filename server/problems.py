@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -38,10 +39,19 @@ class NotAcceptable(library.PhasewatchError):
     """The Accept header names no form in which the thing can be answered."""
 
 
+class TooManyRequests(library.PhasewatchError):
+    """Somebody asks more often than a limit allows; `wait_s` says when there is room again."""
+
+    def __init__(self, message: str, wait_s: float) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+
+
 STATUS_OF: dict[type[Exception], int] = {
     TokenNeeded: 401,
     Forbidden: 403,
     NotAcceptable: 406,
+    TooManyRequests: 429,
     library.InvalidInput: 422,
     library.UnsupportedMedia: 415,
     library.TooLarge: 413,
@@ -70,6 +80,7 @@ NAMES = {
     413: "too-large",
     415: "unsupported-media",
     422: "invalid-input",
+    429: "too-many-requests",
     500: "internal-error",
     503: "unavailable",
 }
@@ -80,7 +91,7 @@ _DATABASE_DETAIL = {
     422: "a value lies outside what the database can store",
     503: "the database is out of reach, busy or full; nothing was written, try again",
 }
-EVERYWHERE = (400, 401, 403, 404, 405, 422, 503)
+EVERYWHERE = (400, 401, 403, 404, 405, 422, 429, 503)
 _INTERNAL = "the server failed in a way it should not; its log says how. Nothing was written"
 
 
@@ -144,7 +155,8 @@ def problem_of(error: Exception) -> Response:
         return problem(status, _DATABASE_DETAIL[status])
     if status == 503:
         logger.warning("answered 503: %s", error)
-    return problem(status, str(error) or _title(status))
+    headers = {"Retry-After": str(math.ceil(error.wait_s))} if isinstance(error, TooManyRequests) else None
+    return problem(status, str(error) or _title(status), headers=headers)
 
 
 def install(app: FastAPI) -> None:

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.logs import request_id
 from server.metrics import Metrics
 
+PREFIX = "/api/v1"
 HEADER = "X-Request-Id"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _USABLE = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -26,10 +27,9 @@ log = logging.getLogger(__name__)
 class Requests:
     """ASGI middleware that names, times and counts requests. Time ends where the answer begins."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, prefix: str) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
         self._metrics = metrics
-        self._prefix = prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -56,7 +56,7 @@ class Requests:
 
     def _note(self, scope: Scope, status: int, took_s: float) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"
-        route = self._template(scope)
+        route = route_template(scope)
         self._metrics.note_request(method, route, status, took_s)
         if status < 300:
             self._metrics.note_ingested(scope.get("state", {}).get("ingested", {}))
@@ -66,11 +66,12 @@ class Requests:
             fields = {"method": method, "path": path, "route": route, "status": status, "took_ms": took_ms}
             log.log(level, "%s %r answered %d after %.1f ms", method, path, status, took_ms, extra={"fields": fields})
 
-    def _template(self, scope: Scope) -> str:
-        """The route's path with its parameters' names; a route under the API's prefix may not know of that."""
-        template: str = getattr(scope.get("route"), "path", "none")
-        beyond = template == "none" or template.startswith(self._prefix) or not scope["path"].startswith(self._prefix)
-        return template if beyond else self._prefix + template
+
+def route_template(scope: Scope) -> str:
+    """The route's path with its parameters' names; a route under the API's prefix may not know of that."""
+    template: str = getattr(scope.get("route"), "path", "none")
+    beyond = template == "none" or template.startswith(PREFIX) or not scope["path"].startswith(PREFIX)
+    return template if beyond else PREFIX + template
 
 
 def _request_id(headers: Headers) -> str:

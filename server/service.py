@@ -111,7 +111,12 @@ class HttpServer:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         self.url = f"http://{host}:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(
-            application, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_S, server_header=False
+            application,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=GRACE_S,
+            server_header=False,
+            forwarded_allow_ips=settings.trusted_proxies,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)

@@ -43,6 +43,13 @@ class Settings(LogSettings, StorageSettings):
     public_url: str = Field("", description="where people reach the pages, for links in alerts, such as https://…")
     allow_private_webhooks: bool = Field(False, description="alerts may go to private and local addresses, too")
     allowed_hosts: str = Field("127.0.0.1,localhost,[::1]", description="host names a request may carry, by comma")
+    trusted_proxies: str = Field(
+        "127.0.0.1", description="addresses of proxies whose X-Forwarded-For and -Proto are believed, by comma"
+    )
+    session_hours: int = Field(12, ge=1, le=24 * 90, description="how long a browser stays signed in")
+    rate_limit: int = Field(12_000, ge=0, description="requests a minute of one token; 0 is no limit")
+    ingest_rate_limit: int = Field(60_000, ge=0, description="recorded losses, metrics … a minute, counted apart")
+    attempt_limit: int = Field(120, ge=0, description="requests a minute without a valid token, of one address")
     max_body_bytes: int = Field(64 * 2**20, gt=0, description="largest request body")
 
     @model_validator(mode="before")

@@ -118,8 +118,40 @@ def _drop_alerts() -> None:
 
 
 def _add_access() -> None:
-    pass
+    op.add_column("api_tokens", sa.Column("made_by", sa.String(), nullable=True))
+    op.add_column("api_tokens", sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=True))
+    op.create_table(
+        "sessions",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("token_id", sa.Integer(), nullable=False),
+        sa.Column("sha256", sa.String(length=64), nullable=False),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["token_id"], ["api_tokens.id"], name=op.f("fk_sessions_token_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_sessions")),
+        sa.UniqueConstraint("sha256", name=op.f("uq_sessions_sha256")),
+    )
+    op.create_index(op.f("ix_sessions_token_id"), "sessions", ["token_id"])
+    op.create_table(
+        "audit",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("time", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("token_id", sa.Integer(), nullable=True),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("method", sa.String(length=16), nullable=False),
+        sa.Column("route", sa.String(), nullable=False),
+        sa.Column("target", sa.Text(), nullable=True),
+        sa.Column("status", sa.Integer(), nullable=False),
+        sa.Column("request_id", sa.String(length=64), nullable=True),
+        sa.Column("address", sa.String(length=64), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit")),
+        sqlite_autoincrement=True,
+    )
+    op.create_index(op.f("ix_audit_time"), "audit", ["time"])
 
 
 def _drop_access() -> None:
-    pass
+    op.drop_table("audit")
+    op.drop_table("sessions")
+    op.drop_column("api_tokens", "revoked_at")
+    op.drop_column("api_tokens", "made_by")

@@ -150,7 +150,7 @@ class _MonitorCreate(_Strict):
 class ScoreMonitor(_MonitorCreate):
     """Measures every checkpoint that is not measured yet."""
 
-    kind: Literal["score"]
+    kind: Literal["score"] = Field(description="what it does at each firing")
     trigger: Trigger = Field(description="when it is due")
     parameters: NoParameters = Field(NoParameters(), description="none")
 
@@ -158,7 +158,7 @@ class ScoreMonitor(_MonitorCreate):
 class ScanMonitor(_MonitorCreate):
     """Looks for phase changes in every run of which enough is new."""
 
-    kind: Literal["scan"]
+    kind: Literal["scan"] = Field(description="what it does at each firing")
     trigger: Trigger = Field(description="when it is due")
     parameters: NoParameters = Field(NoParameters(), description="none")
 
@@ -166,7 +166,7 @@ class ScanMonitor(_MonitorCreate):
 class AblateMonitor(_MonitorCreate):
     """Silences the heads of each confirmed change at the checkpoints around it."""
 
-    kind: Literal["ablate_on_change"]
+    kind: Literal["ablate_on_change"] = Field(description="what it does at each firing")
     trigger: Trigger = Field(description="when it is due")
     parameters: NoParameters = Field(NoParameters(), description="none")
 
@@ -174,7 +174,7 @@ class AblateMonitor(_MonitorCreate):
 class CompareMonitor(_MonitorCreate):
     """Sets the runs beside one another; the comparison is the result of its job."""
 
-    kind: Literal["compare"]
+    kind: Literal["compare"] = Field(description="what it does at each firing")
     trigger: Trigger = Field(description="when it is due; at each checkpoint of any of the runs")
     parameters: CompareParameters = Field(CompareParameters(), description="what is compared")
 
@@ -182,7 +182,7 @@ class CompareMonitor(_MonitorCreate):
 class SilenceMonitor(_MonitorCreate):
     """Tells of running runs that fell silent, once for each silence."""
 
-    kind: Literal["stale_run"]
+    kind: Literal["stale_run"] = Field(description="what it does at each firing")
     trigger: ClockTrigger = Field(description="when it is due")
     parameters: SilenceParameters = Field(SilenceParameters(), description="when a run counts as silent")
 
@@ -190,7 +190,7 @@ class SilenceMonitor(_MonitorCreate):
 class DivergenceMonitor(_MonitorCreate):
     """Tells of runs whose loss had fallen and rises again to stay."""
 
-    kind: Literal["divergence"]
+    kind: Literal["divergence"] = Field(description="what it does at each firing")
     trigger: Trigger = Field(description="when it is due")
     parameters: DivergenceParameters = Field(DivergenceParameters(), description="which loss is looked at")
 

@@ -5,7 +5,7 @@ Every change here needs a migration in migrations/versions and a new `REVISION`;
 
 from __future__ import annotations
 
-from phasewatch.storage.schema.access import ApiToken
+from phasewatch.storage.schema.access import ApiToken, AuditEntry, BrowserSession
 from phasewatch.storage.schema.alerts import Alert, Channel, Delivery
 from phasewatch.storage.schema.base import (
     ENDED,
@@ -49,8 +49,10 @@ __all__ = [
     "AlertKind",
     "AlertState",
     "ApiToken",
+    "AuditEntry",
     "AwareDateTime",
     "Base",
+    "BrowserSession",
     "ChangeState",
     "Channel",
     "ChannelKind",
