@@ -24,6 +24,9 @@ from tests.browser.recorded_run import HIDDEN, INDUCTION, N_COPYING, N_TOKENS, S
 from tests.browser.watched import SCREENS, Watched, visiting
 
 
+SLOW = 20_000  # ms, on a machine that does much else
+
+
 @pytest.fixture
 def changes(database: Database, run: UUID) -> dict[str, str]:
     """The ids of the run's changes; of the induction change everything is measured."""
@@ -40,8 +43,8 @@ def changes(database: Database, run: UUID) -> dict[str, str]:
 def open_change(visit: Watched, change: str) -> Page:
     """The page of a change, drawn."""
     page = visit.open(f"/changes/{change}")
-    expect(page.locator("#title")).not_to_have_text("…")
-    expect(page.locator("#groups")).to_be_visible()
+    expect(page.locator("#title")).not_to_have_text("…", timeout=SLOW)
+    expect(page.locator("#groups")).to_be_visible(timeout=SLOW)
     return page
 
 

@@ -10,6 +10,7 @@ export class Search {
   hits = [];
   at = -1;
   #next = "";
+  #asked = null;
 
   constructor({ probeSet, slice, text }) {
     this.text = text;
@@ -20,7 +21,15 @@ export class Search {
     return this.#next === null;
   }
 
-  async more() {
+  // One page at a time, whoever asks.
+  more() {
+    this.#asked ??= this.#fetch().finally(() => {
+      this.#asked = null;
+    });
+    return this.#asked;
+  }
+
+  async #fetch() {
     if (this.isWhole) return;
     const page = await get(`${this.path}${this.#next === "" ? "" : `&cursor=${encodeURIComponent(this.#next)}`}`);
     this.hits.push(...page.items);
@@ -29,7 +38,7 @@ export class Search {
 
   // The hit after or before the one that is looked at, around the ends.
   async step(by) {
-    if (by > 0 && this.at === this.hits.length - 1) await this.more();
+    if (this.#asked !== null || (by > 0 && this.at === this.hits.length - 1)) await this.more();
     if (!this.hits.length) return null;
     this.at = (this.at + by + this.hits.length) % this.hits.length;
     return this.hits[this.at];
