@@ -127,22 +127,18 @@ def hosts(service: Any) -> list[str]:
 
 
 def guard(allow_private: bool, refused: list[str]) -> Callable[[str, tuple[Any, ...]], None]:
-    """An audit hook that refuses what no message needs, and notes what it refused."""
-
-    def refuse(what: str) -> None:
-        refused.append(what)
-        raise PermissionError(f"{what} is refused")
+    """An audit hook that refuses what no message needs, and notes the addresses that it refused."""
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
             address = args[1]
             if address is not None and not may_reach(address, allow_private):
-                refuse(str(address[0]) if isinstance(address, tuple) else "a local socket")
-        elif event == "open":
-            if not may_open(*args):
-                refuse("a file of this machine")
+                refused.append(str(address[0]) if isinstance(address, tuple) and address else "a local socket")
+                raise PermissionError(f"{refused[-1]} may not be reached")
+        elif event == "open" and not may_open(*args):
+            raise PermissionError("no file of this machine may be opened")
         elif event.startswith(_PROCESSES):
-            refuse("a process")
+            raise PermissionError("no process may be started")
 
     return hook
 

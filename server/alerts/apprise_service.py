@@ -66,7 +66,7 @@ def send_apprise(url: str, title: str, body: str, *, allow_private: bool) -> Out
     if found["sent"]:
         return Outcome("delivered", _ms_since(begin))
     if found["refused"]:
-        detail = f"the service led to {found['refused'][0]}, which is not an address of the public internet"
+        detail = f"it led to {found['refused'][0]}, which is not an address of the public internet"
         return Outcome("forbidden", _ms_since(begin), detail=detail)
     status = _STATUS.search(found["said"])
     said = " ".join(found["said"].replace(url, "…").split())[:SAID_LENGTH] or "the service did not take it"

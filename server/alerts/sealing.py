@@ -39,7 +39,7 @@ class Seal:
         except InvalidToken as error:
             raise Unavailable(
                 "the channel's secrets were sealed under another key than PHASEWATCH_SECRET_KEY (or the data folder's "
-                f"{KEY_FILE}) is now; bring that key back, or give the channel its address again"
+                f"{KEY_FILE}) is now; bring that key back, or give the channel its address and a new secret"
             ) from error
 
     def _fernet(self) -> Fernet:

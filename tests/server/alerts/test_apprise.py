@@ -156,9 +156,32 @@ class TestGuard:
     def test_files(self, path: Any, mode: str | None, flags: int, may: bool) -> None:
         assert may_open(path, mode, flags) is may
 
-    @pytest.mark.parametrize("event", ["subprocess.Popen", "os.system", "os.posix_spawn", "os.exec"])
-    def test_processes(self, event: str) -> None:
+    @pytest.mark.parametrize(
+        ("event", "args"),
+        [
+            ("subprocess.Popen", ("ls", ["ls"], None, None)),
+            ("os.system", ("ls",)),
+            ("os.posix_spawn", ("ls", [], {})),
+            ("os.exec", ("ls", [], {})),
+            ("open", ("/etc/passwd", "r", 0)),
+            ("open", ("/tmp/x", "w", 0)),
+        ],
+    )
+    def test_what_a_service_may_be_without_is_no_reason_to_give_up(self, event: str, args: tuple[Any, ...]) -> None:
         refused: list[str] = []
         with pytest.raises(PermissionError):
-            apprise_child.guard(True, refused)(event, ("ls",))
-        assert refused == ["a process"]
+            apprise_child.guard(True, refused)(event, args)
+        assert refused == []
+
+    @pytest.mark.parametrize("event", ["socket.connect", "socket.sendto", "socket.sendmsg"])
+    def test_a_refused_address_is_named(self, event: str) -> None:
+        refused: list[str] = []
+        hook = apprise_child.guard(False, refused)
+        for address in (("169.254.169.254", 80), "/run/docker.sock"):
+            with pytest.raises(PermissionError, match="may not be reached"):
+                hook(event, (None, address))
+        assert refused == ["169.254.169.254", "a local socket"]
+        hook(event, (None, ("93.184.215.14", 443)))
+        hook(event, (None, None))
+        hook("socket.gethostbyname", ("localhost",))
+        assert len(refused) == 2
