@@ -42,6 +42,7 @@ from server.routes import (
     phase_changes,
     probe_sets,
     registry,
+    retention,
     runs,
     series,
     session,
@@ -54,6 +55,7 @@ from server.settings import Settings
 
 _MODULES = (
     runs,
+    retention,
     probe_sets,
     token_groups,
     losses,

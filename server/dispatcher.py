@@ -45,7 +45,8 @@ def owner_name(role: str) -> str:
 class Dispatcher:
     """Works in two threads between `start` and `stop`: one claims and records, one keeps the leases.
 
-    limits: by kind how many jobs may run at once, of all workers of the database.
+    limits: by kind how many jobs may run at once, of all workers of the database. watch_root: the folder below which
+    checkpoints of foreign trainers are looked for.
     """
 
     def __init__(
@@ -54,11 +55,13 @@ class Dispatcher:
         executor: Executor,
         *,
         limits: Limits = NO_LIMITS,
+        watch_root: str | None = None,
         lease_s: float = LEASE_S,
         poll_s: float = POLL_S,
     ) -> None:
         self.owner = owner_name("worker")
         self._database, self._executor = database, executor
+        self._watch_root = watch_root
         self._limits, self._lease_s, self._poll_s = limits, lease_s, poll_s
         self._running: dict[Future[Failure | None], Work] = {}
         self._stopping = threading.Event()
@@ -122,7 +125,7 @@ class Dispatcher:
                 return
         with self._database.transaction() as session:
             rows = claim_jobs(session, self.owner, free, self._lease_s, self._limits)
-            claimed = [Work.from_row(row, self.owner) for row in rows]
+            claimed = [Work.from_row(row, self.owner, self._watch_root) for row in rows]
         for work in claimed:
             future = self._executor.submit(work)
             self._running[future] = work

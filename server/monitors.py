@@ -24,7 +24,7 @@ from phasewatch.storage.candidates import (
     unscored_checkpoints,
 )
 from phasewatch.storage.flagged import flagged_checkpoints
-from phasewatch.storage.jobs import NewJob, enqueue, known_keys
+from phasewatch.storage.jobs import NewJob, enqueue, has_open_key, known_keys
 from phasewatch.storage.monitors import get_monitor, insert_firing
 from phasewatch.storage.schema import Monitor, utc_now
 from phasewatch.storage.selection import select_runs
@@ -164,15 +164,21 @@ def _divergence_jobs(session: Session, asking: Asking) -> list[NewJob]:
 
 
 def _one_job(session: Session, asking: Asking) -> list[NewJob]:
-    """One job for all selected runs together, every time; with "each checkpoint" once for every state of them."""
+    """One job for all selected runs together, every time; with "each checkpoint" once for every state of them.
+
+    None while the last one is not done: where jobs take longer than the interval, they would pile up.
+    """
     monitor = asking.monitor
+    of_monitor = f"{monitor.kind}:{monitor.id}:{monitor.created_at.isoformat()}"
+    if has_open_key(session, f"{of_monitor}:"):
+        return []
     state = asking.at.isoformat()
     if monitor.trigger.get("each_checkpoint"):
         reached = reached_steps(session, asking.runs, datetime.min.replace(tzinfo=asking.at.tzinfo))
         state = _digest([[run_id.hex, *where] for run_id, *where in reached])
     of_run = select_runs(session, monitor.selector) if "run" in monitor.selector else None
     job = NewJob(
-        f"{monitor.kind}:{monitor.id}:{monitor.created_at.isoformat()}:{state}",
+        f"{of_monitor}:{state}",
         monitor.kind,
         next(iter(of_run)) if of_run else None,
         parameters=monitor.parameters | {"selector": monitor.selector},
@@ -207,6 +213,8 @@ _KINDS = {
     "divergence": _Kind(_divergence_jobs),
     "stale_run": _Kind(_silence_jobs, of_active=False),
     "compare": _Kind(_one_job, of_active=False),
+    "watch_folder": _Kind(_one_job, of_active=False),
+    "retention": _Kind(_one_job, of_active=False),
 }
 KINDS = tuple(_KINDS)
 """In the order in which a tick looks at them: a run's scan waits for its score jobs, so these come first."""

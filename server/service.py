@@ -67,7 +67,9 @@ def serve(
             running.callback(sender.stop)
         if "worker" in parts:
             executor = make_executor(settings, database, artifacts, slots)
-            dispatcher = Dispatcher(database, executor, limits=checked_limits(settings.limits))
+            dispatcher = Dispatcher(
+                database, executor, limits=checked_limits(settings.limits), watch_root=settings.watch_root or None
+            )
             dispatcher.start()
             running.callback(dispatcher.stop)
         typer.echo(f"phasewatch listens on {http.url}" if http is not None else f"phasewatch {', '.join(parts)} runs")

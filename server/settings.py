@@ -28,6 +28,7 @@ class Settings(LogSettings, StorageSettings):
     executor: Literal["thread", "process", "dask"] = Field("process", description="where jobs run")
     dask_address: str = Field("", description="the dask scheduler: tls://HOST:PORT, or tcp:// on this machine")
     job_limits: str = Field("", description="by kind how many jobs may run at once, on all workers: measure=2,scan=1")
+    watch_root: str = Field("", description="folder below which monitors may watch for checkpoints; else nowhere")
     admin_token: SecretStr | None = Field(
         None, description="the first token, with scope admin; made valid at the start"
     )

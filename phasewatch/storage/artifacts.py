@@ -9,14 +9,16 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import unquote
 
 import fsspec
 
 from phasewatch.errors import InvalidInput, NotFound, PhasewatchError, Unavailable
 
+_PIECE = 2**20
 _SAFE_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
@@ -27,6 +29,15 @@ class Artifact:
     name: str
     size_bytes: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class ListedFile:
+    """A file as a folder lists it."""
+
+    name: str
+    size_bytes: int
+    modified_at: datetime
 
 
 class Artifacts:
@@ -78,6 +89,36 @@ class Artifacts:
                 return 0
         return size
 
+    def put_stream(self, name: str, stream: BinaryIO) -> Artifact:
+        """Stores what a stream holds, piece by piece, as `put` does."""
+        path = self._path(name)
+        hashed, size = hashlib.sha256(), 0
+        with _reaching(f"artifact {name} could not be written"), self._writing(path) as file:
+            while piece := stream.read(_PIECE):
+                hashed.update(piece)
+                size += len(piece)
+                file.write(piece)
+        return Artifact(name, size, hashed.hexdigest())
+
+    @contextmanager
+    def _writing(self, path: str) -> Iterator[Any]:
+        if self._local:
+            with _written_aside(Path(path)) as file:
+                yield file
+        else:
+            with self._files.open(path, "wb") as file:
+                yield file
+
+    def list_folder(self, name: str) -> list[ListedFile]:
+        """The files that lie in a folder, without those of its folders; none where it is not there."""
+        path = self._path(name)
+        with _reaching(f"artifacts folder {name} could not be listed"):
+            if not self._files.exists(path):
+                return []
+            found = [one for one in self._files.ls(path, detail=True) if one["type"] == "file"]
+            names = [(f"{name}/{str(one['name']).rpartition('/')[2]}", one) for one in found]
+            return [ListedFile(at, int(one["size"] or 0), _modified(self._files, one)) for at, one in names]
+
     def delete_folder(self, name: str) -> int:
         """Removes a folder with all that lies in it; bytes freed."""
         path = self._path(name)
@@ -113,12 +154,24 @@ def _protocols(files: Any) -> tuple[str, ...]:
     return (protocol,) if isinstance(protocol, str) else tuple(protocol)
 
 
+def _modified(files: Any, entry: dict[str, Any]) -> datetime:
+    found: datetime = files.modified(entry["name"])
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
 def _write_whole(path: Path, content: bytes) -> None:
+    with _written_aside(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def _written_aside(path: Path) -> Iterator[BinaryIO]:
+    """A file that lies at `path`, synced, once the block ends, and nowhere where it raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")  # two may write the same name at once
     try:
         with aside.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)

@@ -19,7 +19,8 @@ from phasewatch.errors import InvalidInput
 BLOCK_TOKENS = 8_192
 DEFAULT_CODEC = "float32r12-shuffle-zstd"
 EXACT_CODEC = "float32-zstd"
-CODECS = (DEFAULT_CODEC, EXACT_CODEC)
+SMALL_CODEC = "float16-shuffle-zstd"
+CODECS = (DEFAULT_CODEC, EXACT_CODEC, SMALL_CODEC)
 
 _LEVEL = 3
 _DROPPED_BITS = 23 - 12
@@ -42,23 +43,56 @@ def encode_blocks(values: FloatArray, codec: str = DEFAULT_CODEC) -> Iterator[by
     values = np.ascontiguousarray(values.reshape(-1), _LITTLE_FLOAT32)
     if codec == DEFAULT_CODEC:
         values = round_mantissa(values)
-    elif codec != EXACT_CODEC:
+    elif codec not in CODECS:
         raise InvalidInput(f"loss codec {codec!r} is not known; use one of {', '.join(CODECS)}")
     compressor = _compressor()
     for start in range(0, values.size, BLOCK_TOKENS):
-        block = values[start : start + BLOCK_TOKENS]
-        yield compressor.compress(_shuffle(block) if codec == DEFAULT_CODEC else block.tobytes())
+        yield compressor.compress(_to_bytes(values[start : start + BLOCK_TOKENS], codec))
+
+
+def encode_block(values: FloatArray, codec: str) -> bytes:
+    """The payload of at most 8,192 float32 values. Raises InvalidInput for an unknown codec."""
+    (payload,) = encode_blocks(values, codec)
+    return payload
+
+
+def _to_bytes(block: FloatArray, codec: str) -> bytes:
+    match codec:
+        case "float32r12-shuffle-zstd":
+            return _shuffle(block)
+        case "float16-shuffle-zstd":
+            return _to_small(block)
+    return block.tobytes()
 
 
 def decode_block(payload: bytes, codec: str, offsets: npt.NDArray[np.int64] | None = None) -> FloatArray:
     """The float32 values of one block, in token order; with `offsets`, of the tokens that stand there in the block."""
-    raw = _decompressor().decompress(payload, max_output_size=BLOCK_TOKENS * 4)
+    raw = _decompressor().decompress(payload, max_output_size=BLOCK_TOKENS * 4 + 1)
     if codec == DEFAULT_CODEC:
         return _unshuffle(raw, offsets)
     if codec == EXACT_CODEC:
         values: FloatArray = np.frombuffer(raw, _LITTLE_FLOAT32)
         return values if offsets is None else values[offsets]
+    if codec == SMALL_CODEC:
+        return _from_small(raw, offsets)
     raise InvalidInput(f"loss codec {codec!r} is not known; use one of {', '.join(CODECS)}")
+
+
+def _to_small(block: FloatArray) -> bytes:
+    """A byte that says how the values follow: 2, bytes of float16 regrouped by significance; 4, of float32."""
+    with np.errstate(over="ignore"):
+        small = block.astype("<f2")
+    if bool((np.isfinite(block) & ~np.isfinite(small)).any()):  # beyond 65,504: the block stays as precise as it was
+        return b"\x04" + _shuffle(round_mantissa(block))
+    return b"\x02" + np.ascontiguousarray(small.view(np.uint8).reshape(-1, 2).T).tobytes()
+
+
+def _from_small(raw: bytes, offsets: npt.NDArray[np.int64] | None) -> FloatArray:
+    if raw[0] == 4:
+        return _unshuffle(raw[1:], offsets)
+    planes = np.frombuffer(raw, np.uint8, offset=1).reshape(2, -1)
+    planes = planes if offsets is None else planes[:, offsets]
+    return np.ascontiguousarray(planes.T).view("<f2").reshape(-1).astype(_LITTLE_FLOAT32)
 
 
 def round_mantissa(values: FloatArray) -> FloatArray:

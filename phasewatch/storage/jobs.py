@@ -103,6 +103,12 @@ def has_open_job(session: Session, run_id: UUID, kind: str) -> bool:
     return session.scalar(query.limit(1)) is not None
 
 
+def has_open_key(session: Session, prefix: str) -> bool:
+    """True while a job whose key begins so waits or runs."""
+    named = Job.key.startswith(prefix, autoescape=True)
+    return session.scalar(select(Job.id).where(Job.state.in_(("waiting", "running")), named).limit(1)) is not None
+
+
 def has_claimable(session: Session, limits: Limits = NO_LIMITS) -> bool:
     """True where a job waits or has lost its worker; spares an idle worker the lock that `claim_jobs` takes."""
     full = [kind for kind, room in _room(session, limits).items() if room <= 0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.jobs import checkpoint, compare, measure, scan, score, token_groups, watches
+from server.jobs import checkpoint, compare, folder, measure, retention, scan, score, token_groups, watches
 from server.jobs.work import Failure, Work, attempt, checked_limits
 
 __all__ = [
@@ -12,7 +12,9 @@ __all__ = [
     "checked_limits",
     "checkpoint",
     "compare",
+    "folder",
     "measure",
+    "retention",
     "scan",
     "score",
     "token_groups",

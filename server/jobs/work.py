@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Work:
-    """One claimed job: its row's content, and the `owner` that holds its lease."""
+    """One claimed job: its row's content, the `owner` that holds its lease, and where it may watch folders."""
 
     job_id: int
     kind: str
@@ -40,11 +40,12 @@ class Work:
     segment: int | None = None
     step: int | None = None
     parameters: dict[str, Any] = field(default_factory=dict)
+    watch_root: str | None = None
 
     @classmethod
-    def from_row(cls, job: Job, owner: str) -> Self:
+    def from_row(cls, job: Job, owner: str, watch_root: str | None = None) -> Self:
         """The work that a claimed row asks for."""
-        return cls(job.id, job.kind, owner, job.run_id, job.segment, job.step, dict(job.parameters))
+        return cls(job.id, job.kind, owner, job.run_id, job.segment, job.step, dict(job.parameters), watch_root)
 
     def run(self) -> UUID:
         """The run. Raises InvalidInput for a job that names none."""

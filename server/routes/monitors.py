@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 from phasewatch.storage import monitors
 from phasewatch.storage.runs import get_run
 from phasewatch.storage.schema import utc_now
-from server.dependencies import ReadSession, WriteSession
+from server.dependencies import Parts, ReadSession, WriteSession
+from server.jobs.folder import folder_below
 from server.monitors import fire
 from server.problems import errors
 from server.schemas.monitors import (
@@ -19,6 +20,7 @@ from server.schemas.monitors import (
     DeletedMonitor,
     Fired,
     FiringOut,
+    FolderMonitor,
     MonitorCreate,
     MonitorEdit,
     MonitorOut,
@@ -34,9 +36,11 @@ MonitorId = Annotated[int, Path(ge=1, lt=2**63, description="the monitor's id")]
 
 
 @router.post("", status_code=201, responses=errors(404, 413, 415))
-def create_monitor(body: MonitorCreate, session: WriteSession) -> MonitorOut:
-    """Makes a monitor. 404: its run does not exist."""
+def create_monitor(body: MonitorCreate, parts: Parts, session: WriteSession) -> MonitorOut:
+    """Makes a monitor. 404: its run does not exist. Kind watch_folder needs the setting PHASEWATCH_WATCH_ROOT."""
     _check_run(session, body.selector)
+    if isinstance(body, FolderMonitor):
+        folder_below(parts.settings.watch_root, body.parameters.folder)
     return MonitorOut.of(monitors.create_monitor(session, **columns_of(body)))
 
 
@@ -63,10 +67,12 @@ def get_monitor(monitor: MonitorId, session: ReadSession) -> MonitorOut:
 
 
 @router.patch("/{monitor}", responses=errors(404, 409, 413, 415))
-def update_monitor(monitor: MonitorId, body: MonitorEdit, session: WriteSession) -> MonitorOut:
+def update_monitor(monitor: MonitorId, body: MonitorEdit, parts: Parts, session: WriteSession) -> MonitorOut:
     """Changes a monitor. 409: its kind has no such trigger or parameter."""
     row = monitors.get_monitor(session, monitor, lock=True)
     _check_run(session, body.selector)
+    if body.parameters is not None and body.parameters.folder is not None:
+        folder_below(parts.settings.watch_root, body.parameters.folder)
     return MonitorOut.of(monitors.edit_monitor(session, monitor, body.changes(row)))
 
 

@@ -36,7 +36,7 @@ class CheckpointOut(BaseModel):
     segment: int = Field(description="number of the segment it belongs to")
     tokens_seen: int | None = Field(description="training tokens seen so far")
     model: dict[str, Any] | None = Field(description="how to rebuild the model that the weights belong to")
-    size_bytes: int | None = Field(description="size of its weights")
+    size_bytes: int | None = Field(description="size of its weights, also where they were removed since")
     sha256: str | None = Field(description="SHA-256 of its weights")
     has_weights: bool = Field(description="whether its weights are stored")
     resumable: bool = Field(description="whether training can go on from it bit for bit")

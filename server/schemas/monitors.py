@@ -12,12 +12,15 @@ from pydantic.types import Discriminator, Tag
 
 from phasewatch.errors import Conflict
 from phasewatch.storage.monitors import EDITABLE
+from phasewatch.storage.retention import RetentionRules
 from phasewatch.storage.schema import Firing, Job, JobState, Monitor
 from server.schemas.measures import MeasureLabel
 from server.schemas.values import Name
 from server.triggers import CRON_PATTERN, read_cron
 
 LONGEST_S = 366 * 86_400
+FOLDER = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$"
+"""Names with / between; none begins with a dot, so that none leads upwards."""
 
 
 class _Strict(BaseModel):
@@ -141,6 +144,17 @@ class DivergenceParameters(_Strict):
     )
 
 
+class FolderParameters(_Strict):
+    """Which folder is looked at."""
+
+    folder: str = Field(
+        pattern=FOLDER, max_length=1_000, description="a folder below PHASEWATCH_WATCH_ROOT, such as project/run-1"
+    )
+    stable_s: Annotated[float, Field(ge=0, le=86_400, strict=True, allow_inf_nan=False)] = Field(
+        10, description="seconds since a file was last written to before it is read"
+    )
+
+
 class _MonitorCreate(_Strict):
     name: Name = Field(description="what people call it")
     selector: Selector = Field(description="the runs it watches")
@@ -195,19 +209,47 @@ class DivergenceMonitor(_MonitorCreate):
     parameters: DivergenceParameters = Field(DivergenceParameters(), description="which loss is looked at")
 
 
+class RetentionMonitor(_MonitorCreate):
+    """Removes weights and makes losses smaller that the rules do not keep; what was freed is the result of its job."""
+
+    kind: Literal["retention"]
+    trigger: Trigger = Field(description="when it is due; at each checkpoint of any of the runs")
+    parameters: RetentionRules = Field(RetentionRules(), description="what is kept")
+
+
+class FolderMonitor(_MonitorCreate):
+    """Registers checkpoints that a foreign trainer writes into a folder."""
+
+    kind: Literal["watch_folder"]
+    selector: RunSelector = Field(description="the run whose checkpoints they are")
+    trigger: ClockTrigger = Field(description="when it is due")
+    parameters: FolderParameters = Field(description="which folder is looked at")
+
+
 MonitorCreate = Annotated[
-    ScoreMonitor | ScanMonitor | AblateMonitor | CompareMonitor | SilenceMonitor | DivergenceMonitor,
+    ScoreMonitor
+    | ScanMonitor
+    | AblateMonitor
+    | CompareMonitor
+    | RetentionMonitor
+    | FolderMonitor
+    | SilenceMonitor
+    | DivergenceMonitor,
     Field(discriminator="kind"),
 ]
 _FORMS: TypeAdapter[MonitorCreate] = TypeAdapter(MonitorCreate)
 
 
-class AnyParameters(_Strict):
-    """Parameters of any kind, those of the monitor's own."""
+class AnyParameters(RetentionRules):
+    """Parameters of any kind, those of the monitor's own; of kind retention where nothing else is said."""
 
     measure: MeasureLabel | None = Field(None, description="of kind compare")
     after_s: Seconds | None = Field(None, description="of kind stale_run")
     series: Name | None = Field(None, description="of kind divergence")
+    folder: str | None = Field(None, pattern=FOLDER, max_length=1_000, description="of kind watch_folder")
+    stable_s: Annotated[float, Field(ge=0, le=86_400, strict=True)] | None = Field(
+        None, description="of kind watch_folder"
+    )
 
 
 class MonitorEdit(_Strict):
