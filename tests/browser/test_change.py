@@ -23,7 +23,6 @@ from tests.browser.changed_run import AFTER, BACK, BEFORE, DURING, changes_of, p
 from tests.browser.recorded_run import HIDDEN, INDUCTION, N_COPYING, N_TOKENS, STEPS, losses_at
 from tests.browser.watched import SCREENS, Watched, visiting
 
-
 SLOW = 20_000  # ms, on a machine that does much else
 
 
