@@ -1,4 +1,4 @@
-# make install · demo · test · check · format · docs · bench · up · down
+# make install · demo · test · check · format · docs · screenshots · bench · up · down
 # Everything is installed into .venv by itself; Python 3.11 or newer and make are all that must be there.
 
 PYTHON ?= python3
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
-.PHONY: install demo test check format docs browser promtool bench up down
+.PHONY: install demo test check format docs screenshots browser promtool bench up down
 
 install: $(STAMP)
 
@@ -29,6 +29,9 @@ browser: install
 
 promtool: install
 	$(BIN)/python tests/promtool.py
+
+screenshots: install browser
+	$(BIN)/python -m tests.browser.screenshots
 
 docs: install
 	$(BIN)/python -m phasewatch.report.measures docs

@@ -13,9 +13,10 @@ function askForToken() {
   byId("token").focus();
 }
 
-async function showSession() {
+// Who is signed in; nobody is where the server has no tokens.
+export async function showSession() {
   const who = await session();
-  byId("who").hidden = who === null;
+  byId("who").hidden = who === null || who.name === "local";
   if (who !== null) byId("who-name").textContent = `${who.name} (${who.scope})`;
 }
 

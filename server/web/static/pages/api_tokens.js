@@ -7,7 +7,7 @@ import { choose, field, form } from "../core/forms.js";
 import { since, time } from "../core/format.js";
 import { keepFresh } from "../core/live.js";
 import { button, Rows } from "../core/rows.js";
-import { ready } from "../core/shell.js";
+import { ready, showSession } from "../core/shell.js";
 import { urlState } from "../core/url-state.js";
 
 const SCOPES = [["read", "read: look at everything"], ["write", "write: also record, start and change"], ["admin", "admin: everything, tokens and channels too"]];
@@ -44,7 +44,10 @@ function buildForm() {
     const expires = ends.control.value ? new Date(ends.control.value).toISOString() : null;
     const open = (await session())?.name === "local";
     const made = await send("POST", "/tokens", { name: name.control.value.trim(), scope: scope.control.value, expires_at: expires });
-    if (open) await signIn(made.token); // from now on every page needs one
+    if (open) {
+      await signIn(made.token); // from now on every page needs one
+      await showSession();
+    }
     secretShown(byId("shown"), element, `The token of ${made.name}. It is shown this once; keep it where secrets are kept.`, made.token);
     say(`${made.name} is made.`);
     name.control.value = "";
