@@ -113,7 +113,8 @@ def _next_message(session: Session, channel_id: int, now: datetime) -> Sequence[
     if first is None:
         return []
     if first.attempts or first.held_until is None:  # what a message holds is settled by its first attempt
-        return session.scalars(mine.where(Alert.delivery_id == first.delivery_id), execution_options=fresh).all()
+        same = mine.where(Alert.delivery_id == first.delivery_id, Alert.state == first.state)
+        return session.scalars(same, execution_options=fresh).all()
     held = mine.where(
         Alert.state == "waiting", Alert.attempts == 0, Alert.held_until == first.held_until, Alert.not_before <= now
     )

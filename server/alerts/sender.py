@@ -25,6 +25,7 @@ from server.settings import Settings
 
 LEASE_S = 180.0  # well beyond the longest attempt, which ends by itself
 POLL_S = 1.0
+NEXT_S = 0.05  # after something was found
 AWAY_S = 5.0  # pause after the database did not answer
 SLOTS = 4
 STOP_S = 3.0  # what an attempt under way has left when the service stops; its lease leaves it to another
@@ -87,10 +88,11 @@ class Sender:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            pause = POLL_S
             try:
                 self._under_way = [thread for thread in self._under_way if thread.is_alive()]
-                for message in self._claim(SLOTS - len(self._under_way)):
+                claimed = self._claim(SLOTS - len(self._under_way))
+                pause = POLL_S if not claimed else NEXT_S  # a channel with many gets a message at a time
+                for message in claimed:
                     thread = threading.Thread(target=self._try_to_send, args=[message], daemon=True)
                     thread.start()
                     self._under_way.append(thread)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path
 
 from phasewatch.storage import channels as stored
 from server.alerts import channels
-from server.dependencies import ADMIN_ONLY, Parts, ReadSession, WriteSession
+from server.dependencies import ADMIN_ONLY, AuditTarget, Parts, ReadSession, WriteSession
 from server.problems import errors
 from server.schemas.alerts import (
     ChannelCreate,
@@ -27,7 +27,7 @@ ChannelId = Annotated[int, Path(ge=1, lt=2**63, description="the channel's id")]
 
 
 @router.post("", status_code=201, responses=errors(413, 415))
-def create_channel(body: ChannelCreate, parts: Parts) -> ChannelCreated:
+def create_channel(body: ChannelCreate, parts: Parts, target: AuditTarget) -> ChannelCreated:
     """Adds a channel. 422 for an address that is not on the public internet, unless the service allows those."""
     row, secret = channels.add_channel(
         parts.database,
@@ -39,6 +39,7 @@ def create_channel(body: ChannelCreate, parts: Parts) -> ChannelCreated:
         quiet_hours=None if body.quiet_hours is None else body.quiet_hours.model_dump(by_alias=True),
         enabled=body.enabled,
     )
+    target(f"channel={row.id}")
     return ChannelCreated.of(row, secret=secret)
 
 

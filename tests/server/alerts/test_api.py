@@ -66,6 +66,16 @@ class TestChannels:
         assert "very-secret" not in stored
         assert secret not in stored
 
+    def test_who_made_changed_and_tried_one_stands_in_the_audit_log(self, sqlite_client: TestClient) -> None:
+        path = f"{CHANNELS}/{add(sqlite_client)['id']}"
+        sqlite_client.patch(path, json={"enabled": False})
+        sqlite_client.post(f"{path}/test")
+        items = sqlite_client.get("/api/v1/audit").json()["items"]
+        assert [(one["method"], one["target"]) for one in items] == [
+            ("POST", "channel=1"), ("PATCH", "channel=1"), ("POST", "channel=1")
+        ]  # fmt: skip
+        assert "very-secret" not in str(items)
+
     def test_has_defaults_that_tell_of_everything_certain(self, client: TestClient) -> None:
         made = add(client)
         assert (made["kind"], made["enabled"], made["quiet_hours"]) == ("webhook", True, None)
