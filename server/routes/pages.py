@@ -12,6 +12,7 @@ from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
 
 import phasewatch
+from server.callers import LOCAL, Caller
 
 WEB = Path(__file__).parent.parent / "web"
 
@@ -99,7 +100,8 @@ def show_docs(request: Request) -> Response:
         for path, methods in document["paths"].items()
         for method, operation in methods.items()
     ]
-    return _templates.TemplateResponse(request, "docs.html", {"info": document["info"], "operations": operations})
+    context = {"info": document["info"], "operations": operations, "access": "open"}
+    return _templates.TemplateResponse(request, "docs.html", context)
 
 
 def mount_static(app: FastAPI) -> None:
@@ -114,5 +116,6 @@ def _shell(request: Request, template: str, section: str, **context: Any) -> Res
     """
     needed = getattr(request.state, "token_needed", False)
     headers = {"WWW-Authenticate": 'Bearer realm="phasewatch"'} if needed else {}
-    context |= {"token_needed": needed, "section": section}
+    caller: Caller = getattr(request.state, "caller", LOCAL)
+    context |= {"access": "needed" if needed else "token" if caller.token_id else "open", "section": section}
     return _templates.TemplateResponse(request, template, context, status_code=401 if needed else 200, headers=headers)

@@ -104,6 +104,7 @@ class MeasureOut(BaseModel):
     n_steps: int = Field(description="checkpoints it was measured at")
     last_step: int = Field(description="the newest of them")
     unit: str | None = Field(description="unit of its values; null for a measure this server does not know")
+    axes: list[str] | None = Field(description="what its axes are; empty for a number, null where it is not known")
     section: str | None = Field(description="section of MEASURES.md that defines it")
     summary: str | None = Field(description="its definition in a sentence")
 
@@ -118,6 +119,7 @@ class MeasureOut(BaseModel):
             n_steps=n_steps,
             last_step=last_step,
             unit=known.unit if known else None,
+            axes=list(known.shape) if known else None,
             section=known.section if known else None,
             summary=known.summary if known else None,
         )

@@ -75,7 +75,7 @@ def visiting(browser: Browser, app: FastAPI, **options: Any) -> Iterator[Watched
         context = browser.new_context(locale="en-GB", **options)
         watched = Watched(context.new_page(), base)
         page = watched.page
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(20_000)
         page.on("console", watched.note_console)
         page.on("request", watched.note_request)
         page.on("pageerror", lambda error: watched.errors.append(str(error)))

@@ -5,8 +5,8 @@
 //   await getAll("/jobs?state=failed")         every item of a list, page after page
 //   await getIfNew(path)                       JSON, or null where the server says it is what we had (ETag)
 //   await send("POST", "/monitors", body)      JSON or null; PATCH, PUT and DELETE likewise
-//   await signIn(token), signOut(), session()  who we are: {name, scope, …}, or null where nobody asks
-//   mayWrite() mayAdmin()                      what the session's scope allows; true where the server has no tokens
+//   await signIn(token), signOut(), session()  who we are: {name, scope, expires_at, csrf}
+//   mayWrite() mayAdmin()                      what that scope allows; a server without tokens allows everything
 
 import { parseNpy } from "./npy.js";
 
@@ -22,6 +22,7 @@ export class Refused extends Error {
   }
 }
 
+const OPEN = { name: "", scope: "admin", csrf: null }; // a server without tokens
 let known = null; // the session, once asked for
 
 const bearer = () => sessionStorage.getItem(TOKEN);
@@ -81,42 +82,39 @@ export async function send(method, path, body) {
   return text ? JSON.parse(text) : null;
 }
 
-// Signing in makes a cookie that scripts cannot read; a server without sessions is sent the token with each request.
+// Signing in makes a cookie that scripts cannot read; what they get is who it is, and the word that writes need.
 export async function signIn(token) {
   sessionStorage.removeItem(TOKEN);
-  try {
-    known = await send("POST", "/session", { token });
-  } catch (error) {
+  known = await send("POST", "/session", { token }).catch(async (error) => {
     if (![401, 404].includes(error.status)) throw error;
-    sessionStorage.setItem(TOKEN, token);
+    sessionStorage.setItem(TOKEN, token); // a server without sessions
     await get("/runs?limit=1").catch((refused) => {
       sessionStorage.removeItem(TOKEN);
       throw refused;
     });
-    known = null;
-  }
+    return OPEN;
+  });
 }
 
 export async function signOut() {
   sessionStorage.removeItem(TOKEN);
-  await send("DELETE", "/session").catch(() => null);
+  await send("DELETE", "/session");
   known = null;
 }
 
+// The page itself says whether there is anything to ask: open, needed (a token is), or token (one is there).
 export async function session() {
-  if (known === null && bearer() === null) {
-    known = await get("/session").catch((error) => {
-      if (error.status === 404) return null;
-      throw error;
-    });
-  }
+  const { access } = document.body.dataset;
+  if (access === "open" || bearer() !== null) known = OPEN;
+  if (access === "needed" && known === null) throw new Refused(401, { detail: "This server asks for a token." }, "/session");
+  known ??= await get("/session");
   return known;
 }
 
 export const mayWrite = () => known === null || known.scope !== "read";
 export const mayAdmin = () => known === null || known.scope === "admin";
 
-// Server-sent events by fetch, which can send a token. Returns when the stream ends.
+// Server-sent events by fetch, which says in words why it is refused. Returns when the stream ends.
 export async function readEvents(path, lastId, { onOpen, onEvent, signal }) {
   const headers = { Accept: "text/event-stream" };
   if (lastId !== null) headers["Last-Event-ID"] = lastId;

@@ -22,14 +22,14 @@ function fill(node, attributes, children) {
     if (typeof value === "function") node.addEventListener(name.slice(2), value);
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return node;
 }
 
 // New children, and nothing touched where they say the same: what is selected or focused in them stays.
 export function replace(node, ...children) {
   const draft = node.cloneNode(false);
-  draft.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  draft.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   if (draft.isEqualNode(node)) return false;
   node.replaceChildren(...draft.childNodes);
   return true;

@@ -16,8 +16,8 @@ function askForToken() {
 // Who is signed in; nobody is where the server has no tokens.
 export async function showSession() {
   const who = await session();
-  byId("who").hidden = who === null || who.name === "local";
-  if (who !== null) byId("who-name").textContent = `${who.name} (${who.scope})`;
+  byId("who").hidden = who.csrf === null; // without a token there is nothing to sign out of
+  byId("who-name").textContent = `${who.name} (${who.scope})`;
 }
 
 form.addEventListener("submit", async (event) => {

@@ -1,7 +1,7 @@
 // Phase changes as bands: from start to end, paler over the intervals of both, a line in the middle.
 //
 //   drawBands(surface, changes, { x: (step) => pixel, top, height, outlined, first, last })   x is clamped to what is seen
-//   changeName(change), changeTime(change)
+//   nameBands(surface, changes, { x, top, left, right, first, last, fill }), changeName(change), changeTime(change)
 
 import { plural } from "../core/format.js";
 import { cssColor } from "../core/palette.js";
@@ -47,6 +47,20 @@ export function drawBands(surface, changes, { x, top, height, last, outlined = f
     surface.line([[middle, top], [middle, top + height]], { stroke: color, width: 1.5, dash: [5, 3] });
     if (change.step_interval) whisker(surface, change.step_interval.map(x), top + 5, color);
   }
+}
+
+// Over each band what it is, where there is room for it; x as for drawBands, first and last the steps in sight.
+export function nameBands(surface, changes, { x, top, left, right, first, last, fill }) {
+  const placed = [];
+  for (const change of inOrder(changes).reverse()) {
+    if (change.step < first || change.step > last) continue;
+    const words = changeName(change);
+    const half = 3.3 * words.length;
+    const at = Math.min(Math.max(x(change.step), left + half), right - half);
+    if (placed.some((other) => Math.abs(other.at - at) < other.half + half + 8)) continue;
+    placed.push({ at, half, words });
+  }
+  for (const { at, words } of placed) surface.text(words, at, top, { size: 11, anchor: "middle", fill });
 }
 
 // The interval of the middle, as an error bar at the top.

@@ -23,6 +23,7 @@ export class Figure {
     Object.assign(this, { place, title, unit, paper });
     place.classList.add("figure");
     const id = `${place.id}-title`;
+    this.heading = element("h3", { id }, title);
     this.body = element("div", { class: "figure-body" });
     this.controls = element("div", { class: "controls" });
     this.readout = element("p", { class: "readout", "aria-live": "polite" });
@@ -35,9 +36,14 @@ export class Figure {
       element("summary", {}, "Values"), this.tablePlace);
     place.setAttribute("aria-labelledby", id);
     place.replaceChildren(
-      element("div", { class: "figure-head" }, element("h3", { id }, title), this.unitPlace, this.controls, element("div", { class: "saves" }, saves)),
+      element("div", { class: "figure-head" }, this.heading, this.unitPlace, this.controls, element("div", { class: "saves" }, saves)),
       this.body, this.readout, this.summary, this.details,
     );
+  }
+
+  setTitle(title) {
+    this.title = title;
+    replace(this.heading, title);
   }
 
   setUnit(unit) {

@@ -9,8 +9,8 @@ export function walk(place, axis, stepsOf, others = {}) {
   const go = (by) => {
     const steps = stepsOf();
     if (!steps.length) return;
-    const at = axis.step0 === null ? 0 : nearest(axis, steps, axis.step0) + by;
-    axis.hover(steps[Math.min(Math.max(at, 0), steps.length - 1)], null);
+    const from = axis.step0 === null ? (by > 0 ? -1 : steps.length) : nearest(axis, steps, axis.step0);
+    axis.hover(steps[Math.min(Math.max(from + by, 0), steps.length - 1)], null);
   };
   const zoom = (factor) => {
     const [low, high] = axis.domain();

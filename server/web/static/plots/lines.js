@@ -1,6 +1,6 @@
 // Lines over the shared step axis, drawn by uPlot (which the template loads before this module as /static/vendor/uplot).
 //
-//   const plot = new LinePlot(figure, axis, { name: "loss", height: 240 });
+//   const plot = new LinePlot(figure, axis, { name: "loss", height: 240, named: true });   named: bands are told in words
 //   plot.update({ lines: [{ name, color, steps, values, low, high, width, points }], changes });
 //
 // Values that are not finite leave a gap. low and high, where given, are drawn as a band around the line. Drag to zoom
@@ -10,7 +10,7 @@ import { element } from "../core/dom.js";
 import { measureName, value } from "../core/format.js";
 import { category, cssColor } from "../core/palette.js";
 import { evenly, lowerBound, nearest } from "./axis.js";
-import { drawBands } from "./bands.js";
+import { drawBands, nameBands } from "./bands.js";
 import { walk } from "./keys.js";
 import { drawPaper } from "./paper.js";
 import { CanvasSurface } from "./surface.js";
@@ -23,8 +23,8 @@ export class LinePlot {
   #changes = [];
   #shape = "";
 
-  constructor(figure, axis, { name, height = 240 }) {
-    Object.assign(this, { figure, axis, name, height });
+  constructor(figure, axis, { name, height = 240, named = false }) {
+    Object.assign(this, { figure, axis, name, height, named });
     this.legend = element("p", { class: "legend" });
     this.place = element("div", { class: "lines", tabindex: "0", role: "img", "aria-label": `${figure.title}: arrow keys walk over the checkpoints` });
     figure.body.replaceChildren(this.legend, this.place);
@@ -90,7 +90,7 @@ export class LinePlot {
       bands.push({ series: [series.length - 1, series.length - 2], fill: fade(color) });
     });
     const options = {
-      width: this.#width, height: this.height, series, bands, legend: { show: false }, padding: [10, 10, 0, 0],
+      width: this.#width, height: this.height, series, bands, legend: { show: false }, padding: [this.named ? 20 : 10, 10, 0, 0],
       scales: { x: { time: false, auto: false }, y: { range: roomy } },
       axes: [this.#axisX(), axisY()],
       cursor: { y: false, points: { size: 7 }, drag: { x: true, y: false, setScale: false }, bind: { dblclick: () => () => this.axis.reset() } },
@@ -123,7 +123,15 @@ export class LinePlot {
       const at = left + ((this.axis.position(step) - low) / (high - low)) * width;
       return Math.min(Math.max(at, left), left + width);
     };
-    drawBands(surface, this.#changes, { x, top, height, last: this.axis.range[1] });
+    const [first, last] = this.axis.range;
+    plot.ctx.save();
+    plot.ctx.scale(devicePixelRatio, devicePixelRatio); // uPlot counts pixels of the canvas, a surface those of the page
+    const per = (pixels) => pixels / devicePixelRatio;
+    const place = (step) => per(x(step));
+    drawBands(surface, this.#changes, { x: place, top: per(top), height: per(height), last });
+    const edges = { left: per(left), right: per(left + width), first, last };
+    if (this.named) nameBands(surface, this.#changes, { x: place, top: per(top) - 6, ...edges, fill: cssColor("--text") });
+    plot.ctx.restore();
   }
 
   #hover(plot) {

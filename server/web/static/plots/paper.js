@@ -3,7 +3,7 @@
 //   drawPaper(surface, width, height, { figure, axis, changes, yTicks: [[share, words]], legend: [[color, name]],
 //             right: pixels kept free at the right, content: (surface, box, x) => … })
 
-import { COLORS, changeName, drawBands } from "./bands.js";
+import { COLORS, drawBands, nameBands } from "./bands.js";
 
 const INK = { text: "#1b2430", quiet: "#4a5565", rule: "#c9d0d8" };
 const MARGIN = { left: 72, right: 24, top: 58, bottom: 52 };
@@ -34,7 +34,8 @@ export function drawPaper(surface, width, height, { figure, axis, changes, yTick
     surface.text(text, at, box.top + box.height + 18, { anchor: "middle", fill: INK.quiet });
   }
   surface.text(axis.label, box.left + box.width / 2, height - 12, { anchor: "middle", fill: INK.text });
-  nameBands(surface, changes, axis, x, box);
+  const [first, last] = axis.range;
+  nameBands(surface, changes, { x, top: box.top - 5, left: box.left, right: box.left + box.width, first, last, fill: INK.text });
 }
 
 function drawLegend(surface, legend) {
@@ -43,19 +44,5 @@ function drawLegend(surface, legend) {
     surface.line([[at, 40], [at + 18, 40]], { stroke: color, width: 2.5 });
     surface.text(name, at + 24, 44, { fill: INK.quiet });
     at += 42 + 6.6 * name.length;
-  }
-}
-
-// Over each band what it is, where there is room for it.
-function nameBands(surface, changes, axis, x, box) {
-  let free = -Infinity;
-  const [first, last] = axis.range;
-  for (const change of [...changes].sort((one, other) => one.step - other.step)) {
-    const words = changeName(change);
-    const at = x(change.step);
-    const half = 3.1 * words.length;
-    if (change.step < first || change.step > last || at - half < free || at + half > box.left + box.width + 20) continue;
-    surface.text(words, at, box.top - 5, { size: 11, anchor: "middle", fill: INK.text });
-    free = at + half + 8;
   }
 }

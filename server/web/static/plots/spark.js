@@ -1,15 +1,16 @@
-// A sparkline: a curve without axes, for a table. `spark(values, words)` gives an element; words say what it shows.
+// A sparkline: a curve without axes, for a table. `spark(values, words, places)` gives an element; words say what it
+// shows, places where the values lie from left to right (default: evenly). Null where there are fewer than two.
 
 import { svgElement } from "../core/dom.js";
 
 const [WIDTH, HEIGHT] = [120, 28];
 
-export function spark(values, words) {
+export function spark(values, words, places = values.map((_, index) => index)) {
   const finite = values.filter(Number.isFinite);
   if (finite.length < 2) return null;
   const [low, high] = [Math.min(...finite), Math.max(...finite)];
   const place = (one, index) => [
-    1 + (index / (values.length - 1)) * (WIDTH - 2), 2 + (1 - (one - low) / (high - low || 1)) * (HEIGHT - 4),
+    1 + ((places[index] - places[0]) / (places.at(-1) - places[0] || 1)) * (WIDTH - 2), 2 + (1 - (one - low) / (high - low || 1)) * (HEIGHT - 4),
   ];
   let [path, pen] = ["", "M"];
   values.forEach((one, index) => {
