@@ -16,9 +16,11 @@ def upgrade() -> None:
     _add_jobs()
     _add_alerts()
     _add_access()
+    _add_scans()
 
 
 def downgrade() -> None:
+    _drop_scans()
     _drop_access()
     _drop_alerts()
     _drop_jobs()
@@ -155,3 +157,24 @@ def _drop_access() -> None:
     op.drop_table("sessions")
     op.drop_column("api_tokens", "revoked_at")
     op.drop_column("api_tokens", "made_by")
+
+
+# The newest scan of a run.
+
+
+def _add_scans() -> None:
+    op.create_table(
+        "scans",
+        sa.Column("run_id", sa.Uuid(), nullable=False),
+        sa.Column("last_step", sa.BigInteger(), nullable=True),
+        sa.Column("n_checkpoints", sa.Integer(), nullable=False),
+        sa.Column("detector_version", sa.Integer(), nullable=False),
+        sa.Column("notes", sa.JSON(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_scans_run_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("run_id", name=op.f("pk_scans")),
+    )
+
+
+def _drop_scans() -> None:
+    op.drop_table("scans")

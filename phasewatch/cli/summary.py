@@ -45,6 +45,7 @@ class RunSummary:
     series: list[LastValue]
     measures: list[Course]
     phase_changes: list[dict[str, Any]]
+    notes: list[str]  # what the newest scan could not look at
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able values."""
@@ -61,7 +62,8 @@ def summarise(client: Client, run_id: str) -> RunSummary:
     ]
     names = dict.fromkeys(item["measure"] for item in client.items(f"/runs/{run_id}/measures"))
     courses = [course(client.get(f"/runs/{run_id}/measures/{name}")) for name in names if name not in _PROFILES]
-    return RunSummary(run, series, [found for found in courses if found], phase_changes(client, run_id))
+    notes = client.get(f"/runs/{run_id}/phase-changes")["notes"]
+    return RunSummary(run, series, [found for found in courses if found], phase_changes(client, run_id), notes)
 
 
 # Measures with a value for every position: many numbers, and no table to put them in

@@ -67,6 +67,8 @@ def print_summary(out: Console, summary: RunSummary) -> None:
         out.print("none found" if run["last_step"] is not None else "nothing recorded yet")
     for change in summary.phase_changes:
         out.print(sentence(change), soft_wrap=True)
+    for note in summary.notes if run["last_step"] is not None else ():
+        out.print(plain(f"note: {note}", "dim"), soft_wrap=True)
 
 
 def print_measures(out: Console, measures: Sequence[dict[str, Any]]) -> None:

@@ -112,7 +112,7 @@ def _kin(n_tokens: int, documents: npt.ArrayLike | None, tokens: npt.ArrayLike |
         if owner is None:
             owner = np.repeat(np.arange(ids.shape[0]), ids.shape[1] - 1)
         previous, target = ids[:, :-1].ravel(), ids[:, 1:].ravel()
-        pairs = np.unique(np.column_stack([previous, target]), axis=0, return_inverse=True)[1].ravel()
+        pairs = previous * (int(ids.max(initial=0)) + 1) + target
         return _Kin(owner, (owner, pairs), (target, previous))
     if ids.shape != (n_tokens,):
         shapes = f"({n_tokens},), or (n_sequences, n_positions + 1) with {n_tokens} losses"

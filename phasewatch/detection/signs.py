@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from phasewatch.detection.loss_source import LossSource
 from phasewatch.detection.phase_change import IntArray
 from phasewatch.detection.prepare import finite_part
 from phasewatch.detection.timing import Timing, place
@@ -23,6 +24,7 @@ BEHAVIOURS: Mapping[str, int] = {"icl_score": -1, "repeat_gain": 1}  # and the d
 
 _REACH_BEFORE, _REACH_AFTER = 1.2, 1.5  # log steps of surroundings that a sign is judged in
 _Z_95 = 1.96
+_BLOCK = 16_384  # losses of a checkpoint held in float64 at a time
 
 
 @dataclass(frozen=True)
@@ -93,32 +95,47 @@ def _error(values: FloatArray, early: npt.NDArray[np.bool_], late: npt.NDArray[n
     return float(np.sqrt(variance))
 
 
-def icl_by_document(losses: npt.NDArray[np.floating], documents: IntArray) -> FloatArray | None:
+def icl_by_document(losses: LossSource, documents: IntArray) -> FloatArray | None:
     """In-context learning score of every document: (n_steps, n_documents), MEASURES.md section 2; None where too short.
 
-    losses     (n_steps, n_tokens) in nats
+    losses     (n_steps, n_tokens) in nats, read a block of tokens at a time
     documents  (n_tokens,) the document of each loss; losses of a document are in order, the first predicts its token 1
     """
-    answer = []
-    for document in np.unique(documents):
-        own = np.flatnonzero(documents == document)
-        n = len(own) + 1
-        if n < 20:
-            continue
-        token = np.arange(1, n)
-        if n > 500:
-            early, late = token == 50, token == 500
-        else:
-            early, late = (token >= 0.05 * n) & (token < 0.15 * n), token >= 0.9 * n
-        rows = losses[:, own]
-        answer.append(rows[:, late].mean(axis=1, dtype=np.float64) - rows[:, early].mean(axis=1, dtype=np.float64))
-    return np.column_stack(answer) if len(answer) >= 2 else None
+    _, rank, sizes = np.unique(documents, return_inverse=True, return_counts=True)
+    token = _place_within(rank)
+    n = sizes[rank] + 1
+    early, late = (token >= 0.05 * n) & (token < 0.15 * n), token >= 0.9 * n
+    early, late = np.where(n > 500, token == 50, early), np.where(n > 500, token == 500, late)
+    enough = sizes + 1 >= 20
+    if enough.sum() < 2:
+        return None
+    change = _means_by(losses, rank, late, len(sizes)) - _means_by(losses, rank, early, len(sizes))
+    return change[:, enough]
 
 
-def repeat_gain_by_document(losses: npt.NDArray[np.floating], tokens: IntArray) -> FloatArray | None:
+def _place_within(rank: IntArray) -> IntArray:
+    """(n,): which of its document's losses each is, counted from 1, for the document `rank` (n,) of each."""
+    order = np.argsort(rank, kind="stable")
+    firsts = np.searchsorted(rank[order], rank[order])
+    answer = np.empty(len(rank), dtype=np.int64)
+    answer[order] = np.arange(len(rank)) - firsts + 1
+    return answer
+
+
+def _means_by(losses: LossSource, rank: IntArray, chosen: npt.NDArray[np.bool_], n_documents: int) -> FloatArray:
+    """(n_steps, n_documents): the mean over each document's `chosen` losses."""
+    sums, counts = np.zeros((n_documents, losses.shape[0])), np.bincount(rank[chosen], minlength=n_documents)
+    for begin in range(0, len(rank), _BLOCK):
+        columns = np.flatnonzero(chosen[begin : begin + _BLOCK])
+        block = np.asarray(losses[:, begin : min(begin + _BLOCK, len(rank))])
+        np.add.at(sums, rank[begin + columns], block[:, columns].T.astype(np.float64))
+    return np.asarray((sums / np.maximum(counts, 1)[:, None]).T)
+
+
+def repeat_gain_by_document(losses: LossSource, tokens: IntArray) -> FloatArray | None:
     """Repeat gain of every sequence of a `repeats` slice: (n_steps, n_sequences); None where nothing repeats.
 
-    losses  (n_steps, n_sequences · (n − 1)) in nats
+    losses  (n_steps, n_sequences · (n − 1)) in nats, read some sequences at a time
     tokens  (n_sequences, n) the token ids; the length of a copy is read off them
     """
     n_sequences, n = tokens.shape
@@ -128,5 +145,9 @@ def repeat_gain_by_document(losses: npt.NDArray[np.floating], tokens: IntArray) 
     place = np.arange(1, n)  # the token each loss predicts; copies start at 1, after BOS
     scored = (place - 1) % length > 0
     first, later = scored & (place <= length), scored & (place > length)
-    by_sequence = losses.reshape(len(losses), n_sequences, n - 1).astype(np.float64)
-    return np.asarray(by_sequence[:, :, first].mean(axis=2) - by_sequence[:, :, later].mean(axis=2))
+    answer, together = [], max(1, _BLOCK // (n - 1))
+    for begin in range(0, n_sequences, together):
+        part = slice(begin * (n - 1), min(begin + together, n_sequences) * (n - 1))
+        block = np.asarray(losses[:, part]).reshape(losses.shape[0], -1, n - 1).astype(np.float64)
+        answer.append(block[:, :, first].mean(axis=2) - block[:, :, later].mean(axis=2))
+    return np.concatenate(answer, axis=1)

@@ -9,28 +9,29 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from phasewatch.detection.loss_source import LossSource
 from phasewatch.detection.phase_change import IntArray
 from phasewatch.detection.transition import FloatArray, Transition, log_step
 
 _SURROUNDINGS = 1.5  # log steps on either side of the change that a token is judged in
 _Z = 3.0  # standard errors; about one token in a thousand by noise alone
-_BLOCK = 50_000  # tokens held in float64 at a time
+_BLOCK = 16_384  # tokens held in float64 at a time
 
 
-def tokens_moving_with(fit: Transition, losses: npt.NDArray[np.floating], steps: IntArray, sign: int = -1) -> IntArray:
+def tokens_moving_with(fit: Transition, losses: LossSource, steps: IntArray, sign: int = -1) -> IntArray:
     """Indices of the tokens whose loss moves along the fitted curve, beside a line in log step; best first.
 
-    losses  (n_steps, n_tokens) in nats
+    losses  (n_steps, n_tokens) in nats, read a block of tokens at a time
     sign    -1 for losses that fall across the change
     """
     x = log_step(steps)
     near = np.flatnonzero((x >= fit.start - _SURROUNDINGS) & (x <= fit.end + _SURROUNDINGS))
     if len(near) < 6:
         return np.empty(0, dtype=np.int64)
-    x, rows = x[near], losses[near[0] : near[-1] + 1]
+    x, rows, n_tokens = x[near], slice(int(near[0]), int(near[-1]) + 1), losses.shape[1]
     curves = np.stack([fit.curve(x), *_elsewhere(fit, x)])
-    scores = [_scores(rows[:, begin : begin + _BLOCK], x, curves, sign) for begin in range(0, rows.shape[1], _BLOCK)]
-    z = np.concatenate(scores)
+    parts = [slice(begin, min(begin + _BLOCK, n_tokens)) for begin in range(0, n_tokens, _BLOCK)]
+    z = np.concatenate([_scores(np.asarray(losses[rows, part]), x, curves, sign) for part in parts])
     order = np.argsort(-z, kind="stable")
     return order[z[order] > _Z].astype(np.int64)
 

@@ -1,13 +1,15 @@
 """Changes of trend: a hinge in log step, where a series takes another slope and keeps it.
 
 Separate because a hinge is not a sigmoid: it has a place and no width, and its effect is a slope. It is reported where
-it explains all that the course leaves, better than any one change of level does, over a log step on either side.
+it explains all that the course leaves, better than any one change of level does, over a log step on either side. Where
+a quick first descent slows down is no turn: while a run grows, its first bend looks like one.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from phasewatch.detection.first_descent import end_of_quick_descent
 from phasewatch.detection.pace import Course, Pace
 from phasewatch.detection.phase_change import IntArray, PhaseChange
 from phasewatch.detection.profile import limit_95
@@ -16,6 +18,7 @@ from phasewatch.detection.transition import FloatArray, correlation, log_step, t
 _EITHER_SIDE = 1.0  # log steps
 _CHECKPOINTS = 6  # on either side
 _PLACES = 30
+_DESCENDED = 0.95  # of a quick first descent, that have to be done
 _MIN_WAY = 0.1  # of the range of the series, that the new slope makes over what follows
 
 
@@ -29,6 +32,8 @@ def find_hinge(pace: Pace, steps: IntArray, *, unit: str, name: str) -> tuple[Ph
     courses = [pace.fit(_hinge(x, place)) for place in places]
     best = int(np.argmin([course.rss for course in courses]))
     course = courses[best]
+    if places[best] <= end_of_quick_descent(pace.values, x, _DESCENDED):
+        return None
     if abs(course.heights[-1]) * (x[-1] - places[best]) < _MIN_WAY * pace.range or pace.leaves_structure(course):
         return None
     place, slope, interval = _profile(pace.values, course, x, np.linspace(low, high, 10 * _PLACES))

@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from phasewatch.detection.heads import RisingHead, rising_heads
 from phasewatch.detection.loss_matrix import find_phase_changes
+from phasewatch.detection.loss_source import LossSource, as_source
 from phasewatch.detection.phase_change import Changes, IntArray, PhaseChange
-from phasewatch.detection.prepare import MIN_CHECKPOINTS, check_matrix, check_series, check_steps
+from phasewatch.detection.prepare import MIN_CHECKPOINTS, check_series, check_steps
 from phasewatch.detection.run_events import Event, coinciding, collect_events
 from phasewatch.detection.series import find_series_changes
 from phasewatch.detection.signs import (
@@ -44,7 +45,7 @@ class _Run:
     """What was given, checked: losses (n_steps, n_tokens), scores (n_steps, layers, heads), series (n_steps,)."""
 
     steps: IntArray
-    losses: dict[str, npt.NDArray[np.floating]]
+    losses: dict[str, LossSource]
     scores: dict[str, npt.NDArray[np.floating]]
     series: dict[str, FloatArray]
     documents: dict[str, IntArray]
@@ -55,7 +56,7 @@ class _Run:
 
 def find_run_changes(
     steps: npt.ArrayLike,
-    losses: Mapping[str, npt.ArrayLike],
+    losses: Mapping[str, npt.ArrayLike | LossSource],
     scores: Mapping[str, npt.ArrayLike] | None = None,
     series: Mapping[str, npt.ArrayLike] | None = None,
     *,
@@ -70,7 +71,7 @@ def find_run_changes(
     """Phase changes of a run, at most one of them with `induction` true.
 
     steps      (n_steps,) optimizer steps of the checkpoints, increasing
-    losses     slice -> (n_steps, n_tokens) in nats
+    losses     slice -> (n_steps, n_tokens) in nats, an array or anything that gives columns (LossSource)
     scores     measure -> (n_steps, n_layers, n_heads); NaN where a checkpoint was not scored
     series     name -> (n_steps,): "icl_score", "repeat_gain", "learning_rate", ...; NaN where not measured
     events     (step, name) pairs, or mappings with "step" and "name"
@@ -213,7 +214,7 @@ def _sentence(name: str, sign: Sign) -> str:
 
 def _checked(
     steps: npt.ArrayLike,
-    losses: Mapping[str, npt.ArrayLike],
+    losses: Mapping[str, npt.ArrayLike | LossSource],
     scores: Mapping[str, npt.ArrayLike],
     series: Mapping[str, npt.ArrayLike],
     events: Iterable[Any],
@@ -222,7 +223,7 @@ def _checked(
     chance: Mapping[str, float],
 ) -> _Run:
     at = check_steps(steps)
-    matrices = {name: check_matrix(values, at, f"losses of {name}") for name, values in losses.items()}
+    matrices = {name: as_source(values, at, f"losses of {name}") for name, values in losses.items()}
     ids = {name: np.asarray(values, dtype=np.int64) for name, values in tokens.items()}
     owners = {name: np.asarray(values, dtype=np.int64).ravel() for name, values in documents.items()}
     for name, values in ids.items():
@@ -243,7 +244,7 @@ def _checked(
     )
 
 
-def _fits(tokens: IntArray, losses: npt.NDArray[np.floating]) -> bool:
+def _fits(tokens: IntArray, losses: LossSource) -> bool:
     return bool(tokens.shape[0] * (tokens.shape[1] - 1) == losses.shape[1])
 
 

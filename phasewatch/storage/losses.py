@@ -106,17 +106,24 @@ def loss_history(
     n_values = part.n_sequences * (part.n_tokens - 1)
     wanted = np.arange(n_values) if tokens is None else _checked_tokens(tokens, n_values, slice_name)
     chosen = None if steps is None else set(np.asarray(steps).reshape(-1).tolist())
-    headers = _headers(session, run_id, part.id, chosen)
-    values = np.full((len(headers), wanted.size), np.nan, np.float32)
-    columns = dict(_columns_by_block(wanted))
-    for row, block, payload in _payloads(session, part.id, headers, list(columns)):
-        offsets = wanted[columns[block]] - block * BLOCK_TOKENS
-        whole = len(offsets) == BLOCK_TOKENS and tokens is None
-        values[row, columns[block]] = decode_block(payload, headers[row].codec, None if whole else offsets)
+    headers = visible_losses(session, run_id, part.id, chosen)
+    values = read_losses(session, part.id, headers, wanted)
     return LossHistory(np.array([header.step for header in headers], np.int64), wanted, values)
 
 
-class _Header(NamedTuple):
+def read_losses(session: Session, slice_id: int, stored: Sequence[StoredStep], tokens: IntArray) -> FloatArray:
+    """(len(stored), len(tokens)) nats: the losses of these tokens at steps of one slice; NaN where they are gone."""
+    values = np.full((len(stored), tokens.size), np.nan, np.float32)
+    columns = dict(_columns_by_block(tokens))
+    in_order = bool((np.diff(tokens) == 1).all())
+    for row, block, payload in _payloads(session, slice_id, stored, list(columns)):
+        offsets = tokens[columns[block]] - block * BLOCK_TOKENS
+        whole = in_order and len(offsets) == BLOCK_TOKENS
+        values[row, columns[block]] = decode_block(payload, stored[row].codec, None if whole else offsets)
+    return values
+
+
+class StoredStep(NamedTuple):
     """Where the blocks of one step lie, and how to read them."""
 
     segment_id: int
@@ -124,13 +131,13 @@ class _Header(NamedTuple):
     codec: str
 
 
-def _headers(session: Session, run_id: UUID, slice_id: int, chosen: set[int] | None) -> list[_Header]:
+def visible_losses(session: Session, run_id: UUID, slice_id: int, chosen: set[int] | None = None) -> list[StoredStep]:
     """Of every visible loss slice, by step; of the `chosen` steps where these are given."""
     visible = is_visible(visible_stretches(session, run_id), LossSlice.segment_id, LossSlice.step)
     query = select(LossSlice.segment_id, LossSlice.step, LossSlice.codec).where(LossSlice.slice_id == slice_id, visible)
     if chosen is not None and len(chosen) <= _STEPS_NAMED:
         query = query.where(LossSlice.step.in_(chosen))
-    found = (_Header(*row) for row in session.execute(query.order_by(LossSlice.step)))
+    found = (StoredStep(*row) for row in session.execute(query.order_by(LossSlice.step)))
     return [header for header in found if chosen is None or header.step in chosen]
 
 
@@ -154,7 +161,7 @@ def _columns_by_block(wanted: IntArray) -> Iterator[tuple[int, slice | IntArray]
 
 
 def _payloads(
-    session: Session, slice_id: int, headers: Sequence[_Header], blocks: Sequence[int]
+    session: Session, slice_id: int, headers: Sequence[StoredStep], blocks: Sequence[int]
 ) -> Iterator[tuple[int, int, bytes]]:
     """(row, block, payload) of these blocks at every header's step, rows numbered as the headers are.
 

@@ -22,7 +22,7 @@ from phasewatch.storage.alerts import raise_for_changes
 from phasewatch.storage.codecs import pack, unpack
 from phasewatch.storage.events import emit
 from phasewatch.storage.runs import get_run
-from phasewatch.storage.schema import ChangeState, PhaseChangeRow, Review, utc_now
+from phasewatch.storage.schema import ChangeState, PhaseChangeRow, Review, ScanRow, utc_now
 
 CHECKPOINTS_TO_CONFIRM = 3
 _COLUMNS = ("measure", "kind", "direction", "induction", "start_step", "step", "end_step", "effect", "unit", "q_value")
@@ -37,14 +37,16 @@ def store_scan(
     detector_version: int,
     ended: bool,
     slice_name: str | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
     """Makes the run's stored changes those of a scan over the checkpoints at `steps` (ascending).
 
-    `slice_name` is the slice that the changes' tokens index.
+    `slice_name` is the slice that the changes' tokens index; `notes` say what the scan could not look at.
     """
+    get_run(session, run_id, lock=True)  # two scans of one run store one after the other
+    _write_scan(session, run_id, steps, detector_version, notes)
     if not steps:
         return
-    get_run(session, run_id, lock=True)  # two scans of one run store one after the other
     query = select(PhaseChangeRow).where(PhaseChangeRow.run_id == run_id).order_by(PhaseChangeRow.id)
     stored = list(session.scalars(query, execution_options={"populate_existing": True}))
     matches = match_changes([row_to_change(row) for row in stored], found)
@@ -64,6 +66,24 @@ def store_scan(
             news.append((row, row_to_change(row).explain()))
     raise_for_changes(session, news)
     session.flush()
+
+
+def _write_scan(
+    session: Session, run_id: UUID, steps: Sequence[int], detector_version: int, notes: Sequence[str]
+) -> None:
+    row = session.get(ScanRow, run_id, populate_existing=True)
+    if row is None:
+        row = ScanRow(run_id=run_id)
+        session.add(row)
+    row.last_step, row.n_checkpoints = (steps[-1] if steps else None), len(steps)
+    row.detector_version, row.notes, row.created_at = detector_version, list(notes), utc_now()
+    session.flush()
+
+
+def scan_notes(session: Session, run_id: UUID) -> list[str]:
+    """What the newest scan of a run could not look at, and why nothing can be said where that is so."""
+    row = session.get(ScanRow, run_id)
+    return ["the run has not been scanned yet"] if row is None else list(row.notes)
 
 
 def is_settled(change: PhaseChange, steps: Sequence[int]) -> bool:

@@ -1,7 +1,6 @@
 """Scans one run for phase changes: everything measured so far goes to the detector, and what it finds is stored.
 
-A study's losses can be larger than memory; beyond `MAX_VALUES` a scan looks at evenly spread sequences, the same ones
-every time, and says so in what it finds.
+A study's losses can be larger than memory: the detectors read them from the store block by block.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy.orm import Session
 
-from phasewatch.detection import DETECTOR_VERSION, PhaseChange, find_run_changes
-from phasewatch.detection.prepare import MIN_CHECKPOINTS
+from phasewatch.detection import DETECTOR_VERSION, Changes, find_run_changes
 from phasewatch.errors import NotFound
 from phasewatch.measures import registry
-from phasewatch.probes import DRAWN, TEXT, ProbeSet
+from phasewatch.probes import DRAWN, TEXT
 from phasewatch.storage.artifacts import Artifacts
 from phasewatch.storage.database import Database
-from phasewatch.storage.losses import list_loss_slices, loss_history
+from phasewatch.storage.loss_columns import StoredLosses
+from phasewatch.storage.losses import list_loss_slices
 from phasewatch.storage.measurements import list_measures, load_measure
 from phasewatch.storage.phase_changes import store_scan
 from phasewatch.storage.probe_sets import load_probe_set
@@ -32,10 +31,8 @@ from phasewatch.storage.runs import get_run
 from phasewatch.storage.schema import ENDED
 from phasewatch.storage.series import load_series
 from phasewatch.storage.token_groups import load_groups
-from phasewatch.storage.trajectories import spread
 from server.jobs.work import Progress, Store, Work, job
 
-MAX_VALUES = 50_000_000  # of one slice: 200 MB of float32, and a few times that while it is looked at
 HEADS = ("layers", "heads")
 MEASURED_SERIES = ("icl_score", "repeat_gain")
 TOKEN_GROUP = "token_group"
@@ -63,18 +60,16 @@ def ignored_measures() -> list[str]:
 class ScanInputs:
     """What a detector is given of a run; rows are the checkpoints at `steps` (n_steps,), ascending.
 
-    losses[slice]   (n_steps, n_tokens) nats, of sequences[slice], some of n_sequences[slice]; NaN where not recorded
-    tokens[slice]   (n_sequences, n_tokens + 1) of the same sequences
+    losses[slice]   (n_steps, n_tokens) nats, read when they are asked for; NaN where not recorded
+    tokens[slice]   (n_sequences, n_tokens + 1)
     scores[measure] (n_steps, n_layers, n_heads); NaN where not measured; chance[measure] its level
     series[name]    (n_steps,); NaN where not measured
     groups[slice]   by name the losses that belong to a token group, (n_tokens,)
     """
 
     steps: IntArray
-    losses: dict[str, FloatArray] = field(default_factory=dict)
+    losses: dict[str, StoredLosses] = field(default_factory=dict)
     tokens: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
-    sequences: dict[str, IntArray] = field(default_factory=dict)
-    n_sequences: dict[str, int] = field(default_factory=dict)
     scores: dict[str, FloatArray] = field(default_factory=dict)
     chance: dict[str, float] = field(default_factory=dict)
     series: dict[str, FloatArray] = field(default_factory=dict)
@@ -88,35 +83,33 @@ class ScanInputs:
 
 @job("scan")
 def scan(work: Work, database: Database, artifacts: Artifacts) -> Store:
-    """Looks at the run's visible history as it is now; too few checkpoints store nothing."""
+    """Looks at the run's visible history as it is now; where nothing can be said, the scan's notes say why."""
     run_id, _, _ = work.checkpoint()
     tell = Progress(work, database)
     with database.reading() as session:
-        inputs = load_inputs(session, run_id)
-    if inputs is not None:
-        tell(0.3, f"looking for changes at {len(inputs.steps)} checkpoints")
-    changes = [] if inputs is None else find_changes(inputs)
+        inputs = load_inputs(database, session, run_id)
+    tell(0.1, f"looking for changes at {len(inputs.steps)} checkpoints")
+    found = find_changes(inputs)
 
     def store(session: Session) -> None:
-        if inputs is None:
-            return
         ended = bool(work.parameters.get("ended")) and get_run(session, run_id).status in ENDED
         store_scan(
             session,
             run_id,
-            changes,
+            found,
             inputs.steps.tolist(),
             detector_version=DETECTOR_VERSION,
             ended=ended,
             slice_name=inputs.main_slice,
+            notes=found.notes,
         )
 
     return store
 
 
-def find_changes(inputs: ScanInputs) -> list[PhaseChange]:
-    """What the detector finds, its tokens as flat indices into the whole slice."""
-    found = find_run_changes(
+def find_changes(inputs: ScanInputs) -> Changes:
+    """What the detector finds, and its notes."""
+    return find_run_changes(
         inputs.steps,
         inputs.losses,
         inputs.scores,
@@ -126,19 +119,6 @@ def find_changes(inputs: ScanInputs) -> list[PhaseChange]:
         chance=inputs.chance,
         groups=inputs.groups,
     )
-    main = inputs.main_slice
-    if main is None:
-        return list(found)
-    sequences, n_positions = inputs.sequences[main], inputs.tokens[main].shape[1] - 1
-    n_all = inputs.n_sequences[main]
-    sample = f"Looked at {len(sequences)} of {n_all} sequences of {main}." if len(sequences) < n_all else ""
-    return [_in_the_run(change, sequences, n_positions, sample) for change in found]
-
-
-def _in_the_run(change: PhaseChange, sequences: IntArray, n_positions: int, remark: str) -> PhaseChange:
-    if change.tokens is not None:
-        change = change.evolve(tokens=in_whole_slice(change.tokens, sequences, n_positions))
-    return change.evolve(remarks=(*change.remarks, remark)) if remark else change
 
 
 def documents(tokens: npt.NDArray[np.int32]) -> IntArray:
@@ -146,29 +126,20 @@ def documents(tokens: npt.NDArray[np.int32]) -> IntArray:
     return np.repeat(np.arange(len(tokens)), tokens.shape[1] - 1)
 
 
-def in_whole_slice(tokens: IntArray, sequences: IntArray, n_positions: int) -> IntArray:
-    """Flat indices into the losses of some sequences, as flat indices into those of all."""
-    row, column = np.divmod(tokens, n_positions)
-    return sequences[row] * n_positions + column
-
-
-def load_inputs(session: Session, run_id: UUID) -> ScanInputs | None:
-    """What there is of a run to scan; None below `MIN_CHECKPOINTS` checkpoints with losses."""
+def load_inputs(database: Database, session: Session, run_id: UUID) -> ScanInputs:
+    """What there is of a run to scan; losses are read from the database later, as they are needed."""
     probe_set_id = get_run(session, run_id).probe_set_id
     if probe_set_id is None:
-        return None
+        return ScanInputs(np.array([], np.int64))
     probes = load_probe_set(session, probe_set_id)
     recorded = {name: {row.step for row in list_loss_slices(session, run_id, name)} for name in probes.slices}
-    steps = sorted(set().union(*recorded.values()))
-    if len(steps) < MIN_CHECKPOINTS:
-        return None
-    inputs = ScanInputs(np.array(steps, np.int64))
+    inputs = ScanInputs(np.array(sorted(set().union(*recorded.values())), np.int64))
     for name in _text_first(name for name, found in recorded.items() if found):
-        _load_losses(session, run_id, probes, name, inputs)
+        inputs.losses[name] = StoredLosses(database, run_id, name, inputs.steps)
+        inputs.tokens[name] = probes.slices[name].tokens
     for group in load_groups(session, probe_set_id):
         if group.slice in inputs.losses:
-            members = group.members[inputs.sequences[group.slice]].reshape(-1)
-            inputs.groups.setdefault(group.slice, {})[group.name] = members
+            inputs.groups.setdefault(group.slice, {})[group.name] = group.members.reshape(-1)
     _load_measures(session, run_id, inputs)
     for name, (at, values) in load_series(session, run_id, LOGGED_SERIES).items():
         inputs.series[name] = _last_known(inputs.steps, at, values)
@@ -177,17 +148,6 @@ def load_inputs(session: Session, run_id: UUID) -> ScanInputs | None:
 
 def _text_first(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (name != TEXT, name))
-
-
-def _load_losses(session: Session, run_id: UUID, probes: ProbeSet, name: str, inputs: ScanInputs) -> None:
-    tokens = probes.slices[name].tokens
-    n_sequences, n_positions = tokens.shape[0], tokens.shape[1] - 1
-    kept = spread(n_sequences, MAX_VALUES // (len(inputs.steps) * n_positions))
-    columns = (kept[:, None] * n_positions + np.arange(n_positions)).reshape(-1)
-    history = loss_history(session, run_id, name, tokens=None if len(kept) == n_sequences else columns)
-    inputs.losses[name] = _aligned(inputs.steps, history.steps, history.values)
-    inputs.tokens[name], inputs.sequences[name] = tokens[kept], kept
-    inputs.n_sequences[name] = n_sequences
 
 
 def _load_measures(session: Session, run_id: UUID, inputs: ScanInputs) -> None:

@@ -16,7 +16,7 @@ from server.problems import errors
 from server.schemas.arrays import NPY, wants_npy, write_npy
 from server.schemas.change_groups import ChangedGroupsOut
 from server.schemas.page import IntCursor, Limit, Page, encode_cursor
-from server.schemas.phase_changes import MovedTokenOut, PhaseChangeOut, PhaseChangeUpdate
+from server.schemas.phase_changes import MovedTokenOut, PhaseChangeOut, PhaseChangePage, PhaseChangeUpdate
 
 router = APIRouter(tags=["phase changes"], responses=errors(404))
 
@@ -30,10 +30,11 @@ def list_phase_changes(
     run: RunId,
     session: ReadSession,
     withdrawn: Annotated[bool, Query(description="also those that later scans no longer saw")] = False,
-) -> Page[PhaseChangeOut]:
-    """What was found in a run, by step."""
+) -> PhaseChangePage:
+    """What was found in a run, by step, and what its newest scan could not look at."""
     runs.get_run(session, run)
-    return Page(items=_out(session, run, phase_changes.list_phase_changes(session, run, withdrawn=withdrawn)))
+    found = phase_changes.list_phase_changes(session, run, withdrawn=withdrawn)
+    return PhaseChangePage(items=_out(session, run, found), notes=phase_changes.scan_notes(session, run))
 
 
 @router.get("/phase-changes/{change}")

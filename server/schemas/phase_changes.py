@@ -13,6 +13,7 @@ from phasewatch.measures.evidence import AblationName, Evidence, ShareLost, lead
 from phasewatch.storage.change_tokens import MovedToken
 from phasewatch.storage.phase_changes import row_to_change
 from phasewatch.storage.schema import ChangeState, PhaseChangeRow, Review
+from server.schemas.page import Page
 from server.schemas.values import Text
 
 Interval = tuple[float, float]
@@ -109,6 +110,12 @@ class PhaseChangeOut(BaseModel):
         found["evidence"] = [EvidenceOut.of(one, change.heads) for one in evidence]
         kept = {name: getattr(row, name) for name in cls.model_fields if hasattr(row, name)}
         return cls.model_validate({name: value for name, value in (found | kept).items() if name != "tokens"})
+
+
+class PhaseChangePage(Page[PhaseChangeOut]):
+    """What was found in a run, and what the newest scan could not look at."""
+
+    notes: list[str] = Field(description="of the newest scan: what it left out, and why nothing can be said")
 
 
 class PhaseChangeUpdate(BaseModel):

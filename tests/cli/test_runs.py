@@ -39,7 +39,8 @@ def recorded(live: LiveServer, sqlite_database: Database, make_run: MakeRun) -> 
             }
             put_measurements(session, run_id, step, found)
         steps = [0, 100, 200, 300, 310, 320, 330, 400]
-        store_scan(session, run_id, [INDUCTION, UNFINISHED], steps, detector_version=1, ended=False)
+        note = "icl_score: 1 of 8 checkpoints are not finite and were left out"
+        store_scan(session, run_id, [INDUCTION, UNFINISHED], steps, detector_version=1, ended=False, notes=[note])
     return run_id
 
 
@@ -99,12 +100,14 @@ class TestShow:
         assert "position_profile" not in answer.out
         assert INDUCTION.explain() in answer.out
         assert f"{UNFINISHED.explain()} (provisional)" in answer.out
+        assert "note: icl_score: 1 of 8 checkpoints are not finite and were left out" in answer.out
 
     def test_json(self, phasewatch: Call, live: LiveServer, recorded: UUID) -> None:
         shown = phasewatch("show", str(recorded), "--json").json
         assert shown["run"] == live.get(f"/runs/{recorded}")
         assert shown["series"][0] == {"name": "loss", "step": 400, "value": 2.25}
-        assert shown["phase_changes"] == live.get(f"/runs/{recorded}/phase-changes")["items"]
+        found = live.get(f"/runs/{recorded}/phase-changes")
+        assert (shown["phase_changes"], shown["notes"]) == (found["items"], found["notes"])
         [heads] = [course for course in shown["measures"] if course["head"]]
         assert heads == {
             "measure": "prefix_matching",

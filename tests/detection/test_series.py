@@ -210,3 +210,24 @@ def test_the_staircase_of_markov_chains_has_two_steps_and_one_layer_the_first_on
 def test_a_descent_that_goes_on_is_no_first_step(name: str) -> None:
     run = load_run(name)
     assert find_series_changes(run.losses.astype(float).mean(axis=1), run.steps, first_descent=True) == []
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_the_bend_of_a_first_descent_is_no_turn_of_trend_while_a_run_grows(seed: int) -> None:
+    steps = np.concatenate([np.arange(0, 20, 2), np.arange(20, 700, 10)])
+    paced = np.where(steps < 20, steps**2 / 40, steps - 10)
+    noise = np.random.default_rng(seed).normal(0, 0.01, len(steps))
+    loss = 3.3 + 2.9 * (1 + paced / (15 + 5 * seed)) ** -1.2 + noise
+    for n in (30, 38, 42, 50, 60, len(steps)):
+        found = find_series_changes(loss[:n], steps[:n], first_descent=True)
+        assert [change for change in found if change.kind == "slope"] == []
+
+
+def test_a_turn_after_the_first_descent_is_told() -> None:
+    steps = np.concatenate([np.arange(0, 20, 2), np.unique(np.geomspace(20, 6_000, 70).astype(int))])
+    paced = np.where(steps < 20, steps**2 / 40, steps - 10)
+    loss = 3.3 + 2.9 * (1 + paced / 30) ** -1.2 + np.random.default_rng(1).normal(0, 0.01, len(steps))
+    loss += 0.5 * np.maximum(np.log1p(steps) - np.log1p(900), 0)
+    (turn,) = [change for change in find_series_changes(loss, steps) if change.kind == "slope"]
+    assert turn.direction == "rise"
+    assert turn.step == pytest.approx(900, rel=0.25)

@@ -114,6 +114,15 @@ def test_changes_are_listed_by_step_and_withdrawn_ones_when_asked_for(
     assert [item["state"] for item in everything] == ["confirmed", "withdrawn"]
 
 
+def test_an_empty_list_has_its_reason(client: TestClient, database: Database, run: UUID) -> None:
+    path = f"/api/v1/runs/{run}/phase-changes"
+    assert client.get(path).json() == {"items": [], "next": None, "notes": ["the run has not been scanned yet"]}
+    for notes in (["the run has 3 checkpoints, a change needs at least 8"], []):
+        with database.transaction() as session:
+            store_scan(session, run, [], STEPS[:3], detector_version=3, ended=False, notes=notes)
+        assert client.get(path).json() == {"items": [], "next": None, "notes": notes}
+
+
 def test_a_review_changes_what_was_sent_and_nothing_else(client: TestClient, change: str) -> None:
     path = f"/api/v1/phase-changes/{change}"
     before = client.get(path).json()

@@ -172,8 +172,7 @@ def test_a_scan_is_handed_the_members_of_groups(sqlite_run: SmallRun, make_clien
     define(client, run, "late", CASES["late"])
     do_jobs(run)
     with run.database.reading() as session:
-        inputs = load_inputs(session, run.run_id)
-    assert inputs is not None
+        inputs = load_inputs(run.database, session, run.run_id)
     members = TokenGroup.model_validate(CASES["late"]).members(run.probes.slices["text"])
     np.testing.assert_array_equal(inputs.groups["text"]["late"], members.ravel())
     assert set(inputs.groups) == {"text", "mine"}

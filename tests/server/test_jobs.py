@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from phasewatch.detection import find_run_changes
+from phasewatch.detection import find_run_changes, loss_source, signs, token_timing
 from phasewatch.errors import Conflict, InvalidInput, ModelNotRebuilt, NotFound, Unavailable
 from phasewatch.measures import Measurement, score_copying, score_heads, score_logits, score_losses
 from phasewatch.probes import Layout, ProbeSet, Slice
+from phasewatch.storage import loss_columns
 from phasewatch.storage.artifacts import Artifacts
 from phasewatch.storage.checkpoints import weights_name
 from phasewatch.storage.database import Database
 from phasewatch.storage.jobs import NewJob, cancel_job, claim_jobs, enqueue, get_job
 from phasewatch.storage.losses import get_losses, put_losses
 from phasewatch.storage.measurements import StoredMeasurement, list_measures, load_measure, put_measurements
-from phasewatch.storage.phase_changes import list_phase_changes, row_to_change
+from phasewatch.storage.phase_changes import list_phase_changes, row_to_change, scan_notes
 from phasewatch.storage.runs import open_segment, set_status
 from phasewatch.storage.schema import Event, JobState, MeasurementRow, Run
 from phasewatch.storage.series import put_series
@@ -299,12 +300,25 @@ def test_scanning_again_keeps_every_change_and_the_end_makes_them_final(
     ]
 
 
-def test_too_few_checkpoints_store_nothing(sqlite_database: Database, artifacts: Artifacts, make_run: MakeRun) -> None:
-    run_id, *_ = recorded_run(sqlite_database, make_run, "L2_bpe512_s0", slice(0, scan.MIN_CHECKPOINTS - 1), 8)
-    with sqlite_database.reading() as session:
-        assert scan.load_inputs(session, run_id) is None
+def test_too_few_checkpoints_store_no_change_and_the_reason(
+    database: Database, artifacts: Artifacts, make_run: MakeRun
+) -> None:
+    run_id, *_ = recorded_run(database, make_run, "L2_bpe512_s0", slice(0, 7), 8)
+    assert notes_of(database, run_id) == ["the run has not been scanned yet"]
+    scan_now(database, artifacts, run_id)
+    assert stored_changes(database, run_id) == []
+    assert notes_of(database, run_id) == ["the run has 7 checkpoints, a change needs at least 8"]
+
+
+def test_a_run_without_losses_says_so(sqlite_database: Database, artifacts: Artifacts, make_run: MakeRun) -> None:
+    run_id = make_run()
     scan_now(sqlite_database, artifacts, run_id)
-    assert stored_changes(sqlite_database, run_id) == []
+    assert notes_of(sqlite_database, run_id) == ["the run has 0 checkpoints, a change needs at least 8"]
+
+
+def notes_of(database: Database, run_id: Any) -> list[str]:
+    with database.reading() as session:
+        return scan_notes(session, run_id)
 
 
 def test_what_was_not_measured_at_a_step_is_nan(sqlite_run: SmallRun) -> None:
@@ -316,37 +330,50 @@ def test_what_was_not_measured_at_a_step_is_nan(sqlite_run: SmallRun) -> None:
         put_measurements(session, run.run_id, 35, {"repeat_gain": StoredMeasurement(1, np.array(1.0))})
         put_series(session, run.run_id, {15: {"lr": 0.5}, 40: {"lr": 0.25}})
     with run.database.reading() as session:
-        inputs = scan.load_inputs(session, run.run_id)
-    assert inputs is not None
+        inputs = scan.load_inputs(run.database, session, run.run_id)
     assert inputs.steps.tolist() == list(range(0, 100, 10))
     assert list(inputs.losses) == ["text", "repeats"]
     assert inputs.main_slice == "text"
-    assert np.isnan(inputs.losses["repeats"]).all(1).tolist() == [False, True] * 5
-    assert not np.isnan(inputs.losses["text"]).any()
+    assert np.isnan(inputs.losses["repeats"][:, :]).all(1).tolist() == [False, True] * 5
+    assert not np.isnan(inputs.losses["text"][:, :]).any()
     assert np.isnan(inputs.scores["prefix_matching"]).all((1, 2)).tolist() == [n != 3 for n in range(10)]
     assert inputs.chance == {"prefix_matching": 0.25}
     assert np.isnan(inputs.series["repeat_gain"]).all()
     np.testing.assert_array_equal(inputs.series["lr"], [np.nan, np.nan, 0.5, 0.5] + [0.25] * 6)
 
 
-def test_a_run_larger_than_memory_is_scanned_by_a_sample_of_whole_sequences(
-    sqlite_run: SmallRun, monkeypatch: pytest.MonkeyPatch
+def test_a_scan_reads_the_store_block_by_block_and_finds_what_the_matrix_shows(
+    database: Database, artifacts: Artifacts, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = sqlite_run
-    for step in range(scan.MIN_CHECKPOINTS):
-        run.record_losses(step)
-    part = run.probes.slices["text"]
-    monkeypatch.setattr(scan, "MAX_VALUES", scan.MIN_CHECKPOINTS * part.n_positions * 3 + 1)
-    with run.database.reading() as session:
-        inputs = scan.load_inputs(session, run.run_id)
-        whole = np.stack([get_losses(session, run.run_id, "text", step) for step in range(scan.MIN_CHECKPOINTS)])
-    assert inputs is not None
-    kept = inputs.sequences["text"]
-    assert kept.tolist() == [0, 2, 5]
-    np.testing.assert_array_equal(inputs.tokens["text"], part.tokens[kept])
-    np.testing.assert_array_equal(inputs.losses["text"], whole[:, kept].reshape(scan.MIN_CHECKPOINTS, -1))
-    seen = np.arange(inputs.losses["text"].shape[1])
-    np.testing.assert_array_equal(
-        whole.reshape(scan.MIN_CHECKPOINTS, -1)[:, scan.in_whole_slice(seen, kept, part.n_positions)],
-        inputs.losses["text"],
+    """In blocks of one document, with nothing kept between two looks: never the whole slice at a time."""
+    run_id, steps, losses, scores, icl, tokens = recorded_run(database, make_run, "L2_bpe512_s0", slice(0, 40), 24)
+    at_once: list[int] = []
+    read = loss_columns.read_losses
+
+    def noted(*given: Any) -> Any:
+        values = read(*given)
+        at_once.append(values.size)
+        return values
+
+    monkeypatch.setattr(loss_columns, "_KEPT_VALUES", 0)
+    monkeypatch.setattr(loss_columns, "read_losses", noted)
+    monkeypatch.setattr(loss_source, "_BLOCK_VALUES", 256 * len(steps))
+    monkeypatch.setattr(token_timing, "_BLOCK", 256)
+    monkeypatch.setattr(signs, "_BLOCK", 256)
+    scan_now(database, artifacts, run_id)
+    assert max(at_once) == 256 * len(steps)
+    assert len(at_once) > losses.size // (256 * len(steps))
+    found = [change for _, change in stored_changes(database, run_id)]
+    rate = 0.01 * np.minimum(1, steps // 5 * 5 / 50)
+    expected = find_run_changes(
+        steps,
+        {"text": losses},
+        scores,
+        {"icl_score": icl, "learning_rate": np.where(steps < 700, rate, 0.01)},
+        documents={"text": np.repeat(np.arange(24), tokens.shape[1] - 1)},
+        tokens={"text": tokens},
+        chance=dict.fromkeys(scores, 0.01),
     )
+    assert as_dicts(found) == as_dicts(list(expected))
+    assert any(change.tokens is not None for change in found)
+    assert notes_of(database, run_id) == expected.notes

@@ -23,7 +23,7 @@ from phasewatch.storage.schema.base import (
     Scope,
     utc_now,
 )
-from phasewatch.storage.schema.findings import PhaseChangeRow
+from phasewatch.storage.schema.findings import PhaseChangeRow, ScanRow
 from phasewatch.storage.schema.recordings import (
     Checkpoint,
     LossBlock,
@@ -73,6 +73,7 @@ __all__ = [
     "Review",
     "Run",
     "RunStatus",
+    "ScanRow",
     "Scheduler",
     "Scope",
     "Segment",

@@ -12,6 +12,19 @@ from sqlalchemy.orm import Mapped, mapped_column
 from phasewatch.storage.schema.base import Base, ChangeState, CleanText, Review, utc_now
 
 
+class ScanRow(Base):
+    """The newest scan of a run: how far it saw, and what it could not look at or say, sentence by sentence."""
+
+    __tablename__ = "scans"
+
+    run_id: Mapped[UUID] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+    last_step: Mapped[int | None] = mapped_column(BigInteger)  # None: there was no checkpoint with losses
+    n_checkpoints: Mapped[int]
+    detector_version: Mapped[int]
+    notes: Mapped[list[Any]]  # of str
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
 class PhaseChangeRow(Base):
     """A phase change found in a run, and what people said of it."""
 
