@@ -9,13 +9,14 @@ RUN python -m venv /opt/venv \
 COPY pyproject.toml README.md LICENSE ./
 # The dependencies first, with an empty package: a change of code then costs seconds.
 RUN mkdir phasewatch && touch phasewatch/__init__.py \
- && /opt/venv/bin/pip install --no-cache-dir -c constraints.txt '.[server,trainer]' && rm -r build phasewatch
+ && /opt/venv/bin/pip install --no-cache-dir -c constraints.txt '.[server,trainer,dask]' && rm -r build phasewatch
 COPY phasewatch phasewatch
 RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --force-reinstall . && find /opt/venv -name __pycache__ -prune -exec rm -rf {} +
 
 FROM python:3.11-slim-bookworm
 RUN useradd --uid 10001 --create-home --home-dir /home/phasewatch phasewatch \
- && install -d -o phasewatch -g phasewatch /data/artifacts
+ && install -d -o phasewatch -g phasewatch /data/artifacts \
+ && install -d -m 700 -o phasewatch -g phasewatch /data/dask
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 COPY server server

@@ -26,6 +26,7 @@ from phasewatch.storage.database import Database
 from phasewatch.storage.schema import Scope
 from phasewatch.storage.tokens import new_token, put_token
 from server import backup as backups
+from server.certificates import write_certificates
 from server.doctor import examine
 from server.logs import configure_logging
 from server.migrations import upgrade
@@ -88,13 +89,20 @@ def worker(slots: Slots = 1) -> None:
 def migrate() -> None:
     """Brings the database to this code's schema."""
     configure_logging()
-    database = Settings().open_database()
+    database = Settings().open_database(unhurried=True)
     try:
         before = database.schema_revision()
         upgrade(database)
         typer.echo(f"schema {before or 'none'} -> {database.schema_revision()}")
     finally:
         database.close()
+
+
+@app.command()
+def certificates(folder: Annotated[Path, typer.Argument(help="Where they go.")]) -> None:
+    """Makes the certificates that a dask cluster needs, where good ones are not there yet."""
+    made = write_certificates(folder)
+    typer.echo(f"{'made' if made else 'kept'} ca.pem, cert.pem and key.pem in {folder}")
 
 
 @app.command()
@@ -121,7 +129,7 @@ def restore(archive: Annotated[Path, typer.Argument(help="What `backup` wrote.")
     """Fills an empty database and artifacts folder from a backup; stop the service before."""
     configure_logging()
     settings = Settings()
-    database = settings.open_database()
+    database = settings.open_database(unhurried=True)
     try:
         with shown_progress() as progress:
             found = backups.restore(database, settings.open_artifacts(), archive, progress)
@@ -199,7 +207,7 @@ def _existing_database(settings: Settings) -> Database:
     path = make_url(settings.database_url).database
     if settings.is_embedded and path is not None and not Path(path).exists():
         raise NotFound(f"{path} does not exist; go to the service's folder, or name it with PHASEWATCH_DATA")
-    return settings.open_database()
+    return settings.open_database(unhurried=True)
 
 
 def _serve(*parts: str, port: int | None = None, with_trainer: bool = False, slots: int = 1) -> None:

@@ -68,7 +68,11 @@ def serve(
         if "worker" in parts:
             executor = make_executor(settings, database, artifacts, slots)
             dispatcher = Dispatcher(
-                database, executor, limits=checked_limits(settings.limits), watch_root=settings.watch_root or None
+                database,
+                executor,
+                limits=checked_limits(settings.limits),
+                lease_s=settings.worker_lease_s,
+                watch_root=settings.watch_root or None,
             )
             dispatcher.start()
             running.callback(dispatcher.stop)

@@ -51,6 +51,7 @@ class Settings(LogSettings, StorageSettings):
     rate_limit: int = Field(12_000, ge=0, description="requests a minute of one token; 0 is no limit")
     ingest_rate_limit: int = Field(60_000, ge=0, description="recorded losses, metrics … a minute, counted apart")
     attempt_limit: int = Field(120, ge=0, description="requests a minute without a valid token, of one address")
+    worker_lease_s: float = Field(60.0, gt=0, description="seconds without heartbeat after which a job is another's")
     max_body_bytes: int = Field(64 * 2**20, gt=0, description="largest request body")
 
     @model_validator(mode="before")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -29,13 +30,31 @@ _READING = "phasewatch_reading"
 _WITH_PAYLOADS = ("loss_blocks", "measurements", "series", "slices")
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How long PostgreSQL lets things take, in seconds; 0 for any time."""
+
+    statement_s: float = 0.0
+    lock_s: float = 0.0
+    idle_in_transaction_s: float = 0.0
+
+    def options(self) -> str:
+        """As libpq takes them when a connection begins."""
+        named = {
+            "statement_timeout": self.statement_s,
+            "lock_timeout": self.lock_s,
+            "idle_in_transaction_session_timeout": self.idle_in_transaction_s,
+        }
+        return " ".join(f"-c {name}={round(1000 * seconds)}" for name, seconds in named.items() if seconds)
+
+
 class Database:
     """Engine and transactions of one database.
 
     Raises InvalidInput for a URL of another database than SQLite or PostgreSQL.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 20) -> None:
+    def __init__(self, url: str, *, pool_size: int = 20, limits: Limits | None = None) -> None:
         self.url = _driver_url(url)
         options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": pool_size}
         if self.is_sqlite:
@@ -45,6 +64,9 @@ class Database:
             options["connect_args"] = {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
         else:
             options["pool_pre_ping"] = True
+            if limits is not None and (asked := limits.options()):
+                given = str(self.url.query.get("options", ""))
+                options["connect_args"] = {"options": f"{asked} {given}".strip()}  # what the URL says counts last
         self.engine = create_engine(self.url, **options)
         if self.is_sqlite:
             event.listen(self.engine, "connect", _prepare_sqlite)

@@ -59,13 +59,14 @@ def put_losses(
     return answer[1]
 
 
-def list_loss_slices(session: Session, run_id: UUID, slice_name: str) -> Sequence[LossSlice]:
-    """The visible loss slices of one slice, by step, values not loaded."""
+def list_loss_slices(
+    session: Session, run_id: UUID, slice_name: str, *, after: int | None = None, limit: int | None = None
+) -> Sequence[LossSlice]:
+    """The visible loss slices of one slice, by step, values not loaded; those beyond step `after`, so many at most."""
     part = get_run_slice(session, run_id, slice_name)
     visible = is_visible(visible_stretches(session, run_id), LossSlice.segment_id, LossSlice.step)
-    return session.scalars(
-        select(LossSlice).where(LossSlice.slice_id == part.id, visible).order_by(LossSlice.step)
-    ).all()
+    query = select(LossSlice).where(LossSlice.slice_id == part.id, visible).order_by(LossSlice.step).limit(limit)
+    return session.scalars(query if after is None else query.where(LossSlice.step > after)).all()
 
 
 def mean_losses(
@@ -136,7 +137,7 @@ def visible_losses(session: Session, run_id: UUID, slice_id: int, chosen: set[in
     visible = is_visible(visible_stretches(session, run_id), LossSlice.segment_id, LossSlice.step)
     query = select(LossSlice.segment_id, LossSlice.step, LossSlice.codec).where(LossSlice.slice_id == slice_id, visible)
     if chosen is not None and len(chosen) <= _STEPS_NAMED:
-        query = query.where(LossSlice.step.in_(chosen))
+        query = query.where(LossSlice.step.in_([step for step in chosen if 0 <= step <= MAX_STEP]))
     found = (StoredStep(*row) for row in session.execute(query.order_by(LossSlice.step)))
     return [header for header in found if chosen is None or header.step in chosen]
 

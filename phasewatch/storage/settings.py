@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from phasewatch.storage.artifacts import Artifacts
-from phasewatch.storage.database import Database
+from phasewatch.storage.database import Database, Limits
 
 
 class StorageSettings(BaseSettings):
@@ -21,6 +21,15 @@ class StorageSettings(BaseSettings):
     database_url: str = Field("", description="sqlite:///FILE or postgresql://…; default: a file in the data folder")
     database_url_file: Path | None = Field(None, description="a file that holds the database URL")
     artifacts_url: str = Field("", description="folder or fsspec URL of weights; default: a folder in the data folder")
+
+    db_pool_size: int = Field(20, ge=1, le=1_000, description="connections a process keeps; as many more at a rush")
+    db_statement_timeout_s: float = Field(300.0, ge=0, description="longest statement on PostgreSQL; 0 for any")
+    db_lock_timeout_s: float = Field(30.0, ge=0, description="longest wait for a lock on PostgreSQL; 0 for any")
+    db_idle_timeout_s: float = Field(
+        1_800.0,
+        ge=0,
+        description="how long a transaction on PostgreSQL may do nothing; 0 for ever",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -41,9 +50,10 @@ class StorageSettings(BaseSettings):
         """True for a SQLite file, which the service itself keeps up to date."""
         return self.database_url.startswith("sqlite")
 
-    def open_database(self) -> Database:
-        """The database these settings name."""
-        return Database(self.database_url)
+    def open_database(self, *, unhurried: bool = False) -> Database:
+        """The database these settings name; `unhurried` for what takes its time, such as a backup."""
+        limits = Limits(self.db_statement_timeout_s, self.db_lock_timeout_s, self.db_idle_timeout_s)
+        return Database(self.database_url, pool_size=self.db_pool_size, limits=Limits() if unhurried else limits)
 
     def open_artifacts(self) -> Artifacts:
         """The artifacts folder these settings name."""

@@ -95,10 +95,14 @@ def list_losses(
     Histories are JSON, or float32 .npy (n_steps, n_tokens) by Accept: a row for each of the steps asked for that there
     is, ascending.
     """
+    if tokens is None and steps is None:
+        shown = losses.list_loss_slices(session, run, slice, after=cursor, limit=limit + 1)
+        return Page[LossSliceOut].of(shown, limit, lambda row: LossSliceOut.of(row, slice), lambda row: row.step)
     found = losses.list_loss_slices(session, run, slice)
     chosen = chosen_steps(steps, [row.step for row in found])
     if tokens is None:
-        shown = [row for row in found if row.step in set(chosen) and (cursor is None or row.step > cursor)]
+        asked_for = set(chosen)
+        shown = [row for row in found if row.step in asked_for and (cursor is None or row.step > cursor)]
         return Page[LossSliceOut].of(shown, limit, lambda row: LossSliceOut.of(row, slice), lambda row: row.step)
     wanted = token_numbers(tokens)
     check_size(len(chosen), wanted.size)

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from phasewatch.errors import InvalidInput
-from phasewatch.storage.database import Database, database_answers, free_disk, insert_if_absent
+from phasewatch.storage.database import Database, Limits, database_answers, free_disk, insert_if_absent
 from phasewatch.storage.runs import NewRun, create_run, get_run, list_runs
 from phasewatch.storage.schema import ApiToken, Event, Run, Scheduler, utc_now
 from phasewatch.storage.tokens import put_token
@@ -305,3 +305,13 @@ class TestOddValues:
     def test_a_time_without_a_zone_is_refused(self, database: Database) -> None:
         with pytest.raises(Exception, match="has no zone"), database.transaction() as session:
             insert_if_absent(session, Scheduler, {"name": "a", "ticked_at": utc_now().replace(tzinfo=None)})
+
+
+def test_postgresql_lets_nothing_take_for_ever(postgresql_url: str) -> None:
+    database = Database(postgresql_url, limits=Limits(statement_s=0.05, lock_s=7.0, idle_in_transaction_s=9.5))
+    with database.reading() as session:
+        names = ("lock_timeout", "idle_in_transaction_session_timeout")
+        assert [session.scalar(text(f"SHOW {name}")) for name in names] == ["7s", "9500ms"]
+        with pytest.raises(OperationalError, match="statement timeout"):
+            session.execute(text("SELECT pg_sleep(30)"))
+    database.close()
