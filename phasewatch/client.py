@@ -7,7 +7,7 @@ their connection here and read refusals here, so that a server's no reads the sa
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -150,6 +150,32 @@ class Client:
     def delete(self, path: str) -> Any:
         """The JSON that the server answers to the deletion of what lies at `path`."""
         return self._json("DELETE", path)
+
+    def download(
+        self, path: str, target: Path, tell: Callable[[int], None] = lambda n_bytes: None, **params: Any
+    ) -> int:
+        """Writes what lies at `path` into a new file, which is there only once all of it is; its bytes.
+
+        `tell` hears how many have come.
+        """
+        aside = target.with_name(f".{target.name}.part")
+        try:
+            with self._http.stream("GET", path, params=params) as response, aside.open("wb") as file:
+                if not response.is_success:
+                    response.read()
+                    raise error_of(response)
+                for piece in response.iter_bytes():
+                    file.write(piece)
+                    tell(file.tell())
+                size = file.tell()
+            aside.replace(target)
+        except httpx.TransportError as error:
+            raise Unavailable(
+                f"{self.url} did not send all of it ({error or type(error).__name__}); try again"
+            ) from error
+        finally:
+            aside.unlink(missing_ok=True)
+        return size
 
     def items(self, path: str, **params: Any) -> Iterator[dict[str, Any]]:
         """Every item of a list, page by page."""

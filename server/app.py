@@ -33,6 +33,7 @@ from server.routes import (
     checkpoints,
     compare,
     events,
+    export,
     health,
     jobs,
     losses,
@@ -56,6 +57,7 @@ from server.settings import Settings
 _MODULES = (
     runs,
     retention,
+    export,
     probe_sets,
     token_groups,
     losses,

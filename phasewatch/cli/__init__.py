@@ -6,6 +6,7 @@
     phasewatch compare RUN RUN …            when each changed, and what it learnt, against size and treatment
     phasewatch study sandwich               train treatments with several seeds, and report when each changed
     phasewatch measures                     what can be measured; `phasewatch measure RUN NAME…` asks for it
+    phasewatch export RUN --out FILE        a run as Parquet tables or NumPy arrays
     phasewatch jobs list                    the queue; `show`, `retry`, `cancel`
     phasewatch monitor list                 scheduled watches; `add`, `edit`, `fire`, `firings`, `remove`
     phasewatch channel add NAME ADDRESS     where alerts go; `list`, `test`, `remove`; `phasewatch alerts`: what went

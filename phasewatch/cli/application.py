@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 import phasewatch
 from phasewatch.cli.alerts import alerts, channel
 from phasewatch.cli.compare import compare
+from phasewatch.cli.export import export
 from phasewatch.cli.groups import group
 from phasewatch.cli.jobs import jobs
 from phasewatch.cli.measures import measure, measures
@@ -70,6 +71,7 @@ app.command()(train)
 app.command()(compare)
 app.command()(study)
 app.command()(report)
+app.command()(export)
 app.command()(measures)
 app.command()(measure)
 app.command()(send)

@@ -10,7 +10,8 @@ from phasewatch.storage import losses
 from phasewatch.storage.loss_writes import prepare_losses
 from server.dependencies import Body, Ingested, Parts, ReadSession, RunId, SegmentNumber, SliceName, Step
 from server.problems import errors
-from server.schemas.arrays import NPY, read_npy, wants_npy, write_npy
+from server.schemas.arrays import JSON, NPY, chosen_media, read_npy, write_npy
+from server.schemas.arrow import ARROW, histories_to_arrow, losses_to_arrow
 from server.schemas.losses import LossHistories, LossSliceOut, LossValues, check_size, chosen_steps, token_numbers
 from server.schemas.mean_losses import MeanLosses
 from server.schemas.page import IntCursor, Limit, Page
@@ -19,6 +20,7 @@ from server.windows import Windowed
 router = APIRouter(prefix="/runs/{run}/losses/{slice}", tags=["losses"], responses=errors(404))
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
+FORMS = (JSON, NPY, ARROW)
 _NPY_BODY = {"requestBody": {"required": True, "content": {NPY: _BINARY}}}
 
 Accept = Annotated[str | None, Header(include_in_schema=False)]
@@ -61,22 +63,30 @@ def get_mean_losses(run: RunId, slice: SliceName, session: ReadSession, window: 
 @router.get(
     "/{step}",
     response_model=LossValues,
-    responses={200: {"content": {NPY: _BINARY}, "description": "(n_sequences, n_positions)"}, **errors(404, 406)},
+    responses={
+        200: {"content": {NPY: _BINARY, ARROW: _BINARY}, "description": "(n_sequences, n_positions)"},
+        **errors(404, 406),
+    },
 )
 def get_losses(
     run: RunId, slice: SliceName, step: Step, session: ReadSession, accept: Accept = None
 ) -> LossValues | Response:
-    """The losses of a slice at a step, in nats: JSON, or float32 .npy (n_sequences, n_positions) by Accept."""
-    npy = wants_npy(accept)
+    """The losses of a slice at a step, in nats: JSON, or by Accept .npy or an Arrow stream.
+
+    .npy: float32 (n_sequences, n_positions). Arrow: columns token, its index in the flat slice, and loss.
+    """
+    media = chosen_media(accept, FORMS)
     values = losses.get_losses(session, run, slice, step)
-    return Response(write_npy(values), media_type=NPY) if npy else LossValues.of(step, slice, values)
+    if media == ARROW:
+        return Response(losses_to_arrow(slice, step, values), media_type=ARROW)
+    return Response(write_npy(values), media_type=NPY) if media == NPY else LossValues.of(step, slice, values)
 
 
 @router.get(
     "",
     response_model=Page[LossSliceOut] | LossHistories,
     responses={
-        200: {"content": {NPY: _BINARY}, "description": "histories: (n_steps, n_tokens)"},
+        200: {"content": {NPY: _BINARY, ARROW: _BINARY}, "description": "histories: (n_steps, n_tokens)"},
         **errors(404, 406, 413),
     },
 )
@@ -92,8 +102,8 @@ def list_losses(
 ) -> Page[LossSliceOut] | LossHistories | Response:
     """Without `tokens` the loss slices there are, by step; with it the histories of these tokens.
 
-    Histories are JSON, or float32 .npy (n_steps, n_tokens) by Accept: a row for each of the steps asked for that there
-    is, ascending.
+    Histories are JSON, or by Accept float32 .npy (n_steps, n_tokens), a row for each of the steps asked for that there
+    is, ascending; or an Arrow stream of columns step, token and loss.
     """
     if tokens is None and steps is None:
         shown = losses.list_loss_slices(session, run, slice, after=cursor, limit=limit + 1)
@@ -106,6 +116,8 @@ def list_losses(
         return Page[LossSliceOut].of(shown, limit, lambda row: LossSliceOut.of(row, slice), lambda row: row.step)
     wanted = token_numbers(tokens)
     check_size(len(chosen), wanted.size)
-    npy = wants_npy(accept)
+    media = chosen_media(accept, FORMS)
     history = losses.loss_history(session, run, slice, tokens=wanted, steps=chosen)
-    return Response(write_npy(history.values), media_type=NPY) if npy else LossHistories.of(history)
+    if media == ARROW:
+        return Response(histories_to_arrow(history), media_type=ARROW)
+    return Response(write_npy(history.values), media_type=NPY) if media == NPY else LossHistories.of(history)

@@ -9,6 +9,7 @@ import ast
 import io
 import math
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -64,13 +65,21 @@ def describe(body: bytes) -> str:
 
 def wants_npy(accept: str | None) -> bool:
     """True where an Accept header prefers .npy to JSON. Raises NotAcceptable where it takes neither."""
+    return chosen_media(accept, (JSON, NPY)) == NPY
+
+
+def chosen_media(accept: str | None, offered: Sequence[str]) -> str:
+    """Of the media types offered the one that an Accept header likes best, the first of several.
+
+    Raises NotAcceptable where it takes none of them.
+    """
     ranges = [part.partition(";") for part in (accept or "*/*").lower().split(",")]
     quality = {media.strip(): _quality(parameters) for media, _, parameters in ranges}
     everything = quality.get("application/*", quality.get("*/*", 0.0))
-    json, npy = quality.get(JSON, everything), quality.get(NPY, everything)
-    if not json and not npy:
-        raise NotAcceptable(f"this is answered as {JSON} or {NPY}, not as {str(accept)[:80]}")
-    return npy > json
+    best = max(offered, key=lambda media: quality.get(media, everything))
+    if not quality.get(best, everything):
+        raise NotAcceptable(f"this is answered as {' or '.join(offered)}, not as {str(accept)[:80]}")
+    return best
 
 
 def _quality(parameters: str) -> float:
