@@ -24,6 +24,7 @@ import { loadWindow, overTokens, sequencesAWindow } from "../tokens/window.js";
 const RUN = document.body.dataset.run;
 const PAPER = { width: 960, height: 640 };
 const HISTORY_MS = 80;
+const ASIDE_MS = 200; // between two looks of what stands beside the text, and of the URL, while the run plays
 const CONTEXT = 6;
 
 const state = urlState({
@@ -33,7 +34,8 @@ const state = urlState({
 let run, set, changes, groups, steps; // what is known of the run
 let shape, shown, losses, members, search; // of the slice, and of the window on the page
 let base = null; // losses at the step that gains are counted from
-let scale = null;
+let [scale, colours] = [null, null];
+let later = null; // when what stands beside the text is drawn
 let pointed = null;
 let asked = 0; // numbers the windows, so that an answer that comes late is left out
 
@@ -54,10 +56,7 @@ const plot = new LinePlot(history, axis, { name: "token-history", height: 200 })
 const player = new Player(byId("player"), {
   speed: state.get("speed"),
   onSpeed: (speed) => state.set({ speed }),
-  onIndex: (index, direction) => {
-    state.set({ step: steps[index] }, { replace: true });
-    draw(direction);
-  },
+  onIndex: (index, direction) => draw(direction).catch(report),
   isReady: (index) => losses?.at(index) !== null,
 });
 
@@ -101,8 +100,8 @@ function empty(words) {
   return false;
 }
 
-// The checkpoints there are losses of; the first token's history names them.
-const loadSteps = async () => (await get(`/runs/${RUN}/losses/${encodeURIComponent(slice())}?tokens=0`)).steps;
+// The checkpoints there are losses of.
+const loadSteps = async () => (await get(`/runs/${RUN}/losses/${encodeURIComponent(slice())}/means`)).steps;
 
 async function refresh() {
   const now = await get(`/runs/${RUN}`);
@@ -209,6 +208,7 @@ async function settle() {
   base = isGain() ? from : null;
   const limit = limitOf(isGain() ? from.map((loss, index) => loss - to[index]) : from);
   scale = { limit, by: state.get("colour") };
+  makeColours();
   await draw();
 }
 
@@ -220,30 +220,39 @@ async function draw(direction = 1) {
   const values = mine.at(index) ?? (await mine.load(index));
   if (mine !== losses || index !== player.index) return;
   mine.ahead(index, direction);
-  const colours = makeScale();
   canvas.paint({ levels: levelsOf(values, colours), css: colours.css, step: steps[index] });
-  showLegend(colours);
+  later ??= setTimeout(drawAside, player.isPlaying ? ASIDE_MS : 0);
+}
+
+// What need not be drawn twenty times a second.
+function drawAside() {
+  later = null;
+  if (losses === undefined || player.index >= steps.length) return;
+  if (player.index !== indexOfStep(state.get("step"), steps.length - 1)) state.set({ step: steps[player.index] }, { replace: true });
   showFacts();
-  if (pointed === null) axis.hover(steps[index], null);
+  if (pointed === null) axis.hover(steps[player.index], null);
+}
+
+function makeColours() {
+  if (scale === null) return;
+  colours = makeScale();
+  showLegend();
 }
 
 const gainOf = (values) => (base === null ? values : values.map((loss, index) => base[index] - loss));
 
-function levelsOf(values, colours) {
+function levelsOf(values, within) {
   const levels = new Int16Array(shown.count * shown.n).fill(-1);
   const coloured = gainOf(values);
   for (let loss = 0; loss < coloured.length; loss += 1) {
-    const level = colours.level(coloured[loss]);
+    const level = within.level(coloured[loss]);
     if (level !== null) levels[Math.floor(loss / shown.positions) * shown.n + (loss % shown.positions) + 1] = level;
   }
   return levels;
 }
 
-function showLegend(colours) {
+function showLegend() {
   const words = isGain() ? `gain since step ${whole(steps[sinceIndex()])}, nats` : "loss, nats";
-  const key = JSON.stringify([words, scale.limit, state.get("view"), document.documentElement.dataset.theme]);
-  if (legend.dataset.key === key) return;
-  legend.dataset.key = key;
   const strip = element("canvas", { width: 192, height: 1, role: "img", "aria-label": "colours from low to high" });
   const context = strip.getContext("2d");
   colours.legend(192).forEach((color, x) => Object.assign(context, { fillStyle: color }).fillRect(x, 0, 1, 1));
@@ -396,7 +405,10 @@ function listen() {
     await find();
     if (search) await goToHit(1);
   });
-  document.addEventListener("themechange", () => draw());
+  document.addEventListener("themechange", () => {
+    makeColours();
+    draw().catch(report);
+  });
   state.onChange(tell(follow));
 }
 
@@ -415,6 +427,7 @@ async function follow(names) {
   if (names.has("colour") || names.has("since")) await settle();
   if (names.has("view")) {
     markChoices();
+    makeColours();
     await draw();
   }
   if (names.has("only")) {
@@ -434,10 +447,10 @@ figure.offers({
   name: "tokens",
   draw: (surface, width, height) => {
     const values = losses.at(player.index);
-    const colours = makeScale({ view: "text", dark: false });
+    const paper = makeScale({ view: "text", dark: false });
     const [from] = canvas.inSight();
     const note = `${run.name}, step ${whole(steps[player.index])}: ${isGain() ? `gain since step ${whole(steps[sinceIndex()])}` : "loss"}`;
-    drawTokens(surface, width, height, { texts: canvas.texts, from: from - (from % shown.n), nTokens: shown.n, levels: levelsOf(values, colours), scale: colours, title: "Probe text", note });
+    drawTokens(surface, width, height, { texts: canvas.texts, from: from - (from % shown.n), nTokens: shown.n, levels: levelsOf(values, paper), scale: paper, title: "Probe text", note });
   },
   table: () => {
     const values = losses.at(player.index);

@@ -1,7 +1,7 @@
 // Losses of a window of tokens by step, fetched some checkpoints at a time, those that come next beforehand.
 //
 //   const losses = new LossWindow({ run, slice, first, count, steps });
-//   losses.at(index) → Float32Array (count) or null where it is not here yet; await losses.load(index)
+//   losses.at(index) → Float32Array (count) or null where it is not here yet; await losses.load(index) fetches it alone
 //   losses.ahead(index, direction); losses.end() stops what is under way
 
 import { getNpy } from "../core/api.js";
@@ -29,15 +29,17 @@ export class LossWindow {
   }
 
   async load(index) {
-    if (!this.#rows.has(index)) await this.#chunk(Math.floor(index / CHUNK));
+    if (!this.#rows.has(index)) await (this.#asked.get(Math.floor(index / CHUNK)) ?? this.#fetch(index, 1));
     return this.at(index);
   }
 
+  // What the slider comes to next in a direction, the neighbours of a checkpoint first.
   ahead(index, direction = 1) {
     const chunk = Math.floor(index / CHUNK);
-    for (const next of [chunk + direction, chunk + 2 * direction]) {
+    for (const next of [chunk, chunk + direction, chunk + 2 * direction]) {
       const from = next * CHUNK;
-      if (from >= 0 && from < this.steps.length && !this.#rows.has(from)) this.#chunk(next).catch(() => null);
+      const there = Array.from({ length: CHUNK }, (_, more) => from + more).filter((at) => at >= 0 && at < this.steps.length);
+      if (there.some((at) => !this.#rows.has(at))) this.#chunk(next).catch(() => null);
     }
   }
 
@@ -53,15 +55,14 @@ export class LossWindow {
 
   #chunk(chunk) {
     if (!this.#asked.has(chunk)) {
-      const asked = this.#fetch(chunk).finally(() => this.#asked.delete(chunk));
+      const asked = this.#fetch(chunk * CHUNK, CHUNK).finally(() => this.#asked.delete(chunk));
       this.#asked.set(chunk, asked);
     }
     return this.#asked.get(chunk);
   }
 
-  async #fetch(chunk) {
-    const from = chunk * CHUNK;
-    const steps = this.steps.slice(from, from + CHUNK);
+  async #fetch(from, count) {
+    const steps = this.steps.slice(from, from + count);
     const tokens = `${this.first}-${this.first + this.count - 1}`;
     const path = `/runs/${this.run}/losses/${encodeURIComponent(this.slice)}?tokens=${tokens}&steps=${steps.join(",")}`;
     const { shape, data } = await getNpy(path, { signal: this.#stop.signal });
