@@ -21,7 +21,7 @@ from phasewatch.storage.runs import get_run
 from server.measuring import define_group
 from tests.browser.changed_run import AFTER, BACK, BEFORE, DURING, changes_of, pattern, record_ablation, record_patterns
 from tests.browser.recorded_run import HIDDEN, INDUCTION, N_COPYING, N_TOKENS, STEPS, losses_at
-from tests.browser.watched import SCREENS, Watched, visiting
+from tests.browser.watched import SCREENS, Watched, cells_of, visiting
 
 SLOW = 20_000  # ms, on a machine that does much else
 
@@ -77,10 +77,8 @@ def test_the_course_is_shown_around_the_change_with_its_fit(visit: Watched, chan
     expect(page.locator("#course .legend")).to_contain_text(f"mean loss of its {N_COPYING} tokens")
     expect(page.locator("#course .legend")).to_contain_text("10, 50, 90 %")
     page.locator("#course details summary").click()
-    cells = page.locator("#course tbody tr").all_inner_texts()
-    shown = {
-        float(row.split("\t")[0]): float(row.split("\t")[1] or "nan") for row in cells if row.split("\t")[1].strip()
-    }
+    expect(page.locator("#course tbody tr").first).to_be_visible()
+    shown = {float(row[0]): float(row[1]) for row in cells_of(page.locator("#course tbody tr")) if row[1]}
     tokens = HIDDEN.tokens
     assert tokens is not None
     known = [step for step in STEPS if step in shown]

@@ -23,7 +23,7 @@ from phasewatch.storage.phase_changes import list_phase_changes
 from phasewatch.storage.runs import get_run
 from server.measuring import define_group
 from tests.browser.recorded_run import HIDDEN, N_SEQUENCES, N_TOKENS, STEPS, WORDS, losses_at, probe_set, record_step
-from tests.browser.watched import SCREENS, Watched, visiting
+from tests.browser.watched import SCREENS, Watched, cells_of, visiting
 from tests.conftest import MakeRun
 
 LEFT, CELL, ROW = 48, 12, 15  # of the cells on a wide screen
@@ -155,8 +155,9 @@ def test_pointing_at_a_token_shows_its_history(visit: Watched, run: UUID) -> Non
     expect(facts).to_contain_text(f"{float(f'{course[STEPS.index(400)]:.4g}'):g} nats"[:4])
     expect(page.locator("#history .summary")).to_contain_text(f"From {course[0]:.3g} to {course[-1]:.3g} nats")
     page.locator("#history details summary").click()
-    rows = page.locator("#history tbody tr").all_inner_texts()
-    shown = [[float(cell) for cell in row.split("\t")] for row in rows]
+    rows = page.locator("#history tbody tr")
+    expect(rows).to_have_count(len(STEPS))
+    shown = [[float(cell) for cell in row] for row in cells_of(rows)]
     np.testing.assert_allclose(shown, list(zip(STEPS, course, strict=True)), rtol=2e-4)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
 from fastapi import FastAPI
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request
 
 from tests.server.conftest import serving
 
@@ -66,6 +66,14 @@ class Watched:
         """Fails where the page scrolls sideways."""
         sizes = self.page.evaluate("[document.scrollingElement.scrollWidth, innerWidth]")
         assert sizes[0] <= sizes[1]
+
+
+def cells_of(rows: Locator) -> list[list[str]]:
+    """The text of every cell of some rows of a table."""
+    found: list[list[str]] = rows.evaluate_all(
+        "rows => rows.map((row) => [...row.cells].map((cell) => cell.textContent))"
+    )
+    return found
 
 
 @contextmanager

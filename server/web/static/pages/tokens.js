@@ -220,7 +220,7 @@ async function draw(direction = 1) {
   const values = mine.at(index) ?? (await mine.load(index));
   if (mine !== losses || index !== player.index) return;
   mine.ahead(index, direction);
-  canvas.paint({ levels: levelsOf(values, colours), css: colours.css, step: steps[index] });
+  canvas.paint({ levels: levelsOf(values, colours), pixels: colours.pixels, step: steps[index] });
   later ??= setTimeout(drawAside, player.isPlaying ? ASIDE_MS : 0);
 }
 

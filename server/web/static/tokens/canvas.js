@@ -2,7 +2,7 @@
 // every checkpoint, the text only when something moves, so that twenty thousand tokens play smoothly.
 //
 //   const view = new TokenCanvas(place, { onPoint: (index) => …, onChoose: (index) => … });
-//   view.setTokens({ pieces, nTokens }); view.setView("text"); view.paint({ levels, css })
+//   view.setTokens({ pieces, nTokens }); view.setView("text"); view.paint({ levels, pixels, step })
 //   view.mark({ members, found, chosen }); view.show(index)
 //
 // levels: Int16Array, a level of the scale a token, −1 for none. Arrow keys walk over tokens and lines.
@@ -27,6 +27,7 @@ export class TokenCanvas {
   #pointed = null;
   #asked = 0; // 1: colours, 2: everything
   #widths = new Map();
+  #strip = element("canvas", { width: 1, height: 1 });
 
   constructor(place, { onPoint, onChoose, label }) {
     Object.assign(this, { place, onPoint, onChoose });
@@ -149,25 +150,28 @@ export class TokenCanvas {
     return [lines[this.#layout.lineAt(top)].first, last.last];
   }
 
+  // A line of the picture is one row of pixels, stretched: a hundred pictures a frame, and not twenty thousand squares.
   #drawColours() {
     const context = this.#begin(this.colours);
     if (this.#painted === null) return;
     const { x, w, line, lines, size } = this.#layout;
-    const { levels, css } = this.#painted;
+    const { levels, pixels, step } = this.#painted;
     const { members } = this.#marks;
     const [first, last] = this.inSight();
-    const byLevel = Array.from(css, () => null);
+    const [top, width, scale] = [line[first], this.colours.width, devicePixelRatio];
+    const count = line[last - 1] - top + 1;
+    if (this.#strip.width !== width || this.#strip.height < count) Object.assign(this.#strip, { width, height: count + 4 });
+    const image = new ImageData(width, count);
+    const row = new Uint32Array(image.data.buffer);
     for (let index = first; index < last; index += 1) {
-      const level = levels[index];
-      if (level < 0 || (members !== null && !members[index])) continue;
-      (byLevel[level] ??= []).push(index);
+      if (levels[index] < 0 || (members !== null && !members[index])) continue;
+      const [start, left] = [(line[index] - top) * width, Math.round(x[index] * scale)];
+      row.fill(pixels[levels[index]], start + left, start + Math.min(Math.max(Math.round((x[index] + w[index] - size.gap) * scale), left + 1), width));
     }
-    byLevel.forEach((tokens, level) => {
-      if (tokens === null) return;
-      context.fillStyle = css[level];
-      for (const index of tokens) context.fillRect(x[index], lines[line[index]].y, w[index] - size.gap, size.line - 2);
-    });
-    this.place.dataset.step = this.#painted.step;
+    this.#strip.getContext("2d").putImageData(image, 0, 0);
+    context.imageSmoothingEnabled = false;
+    for (let at = 0; at < count; at += 1) context.drawImage(this.#strip, 0, at, width, 1, 0, lines[top + at].y, width / scale, size.line - 2);
+    this.place.dataset.step = step;
   }
 
   #drawInk() {

@@ -1,7 +1,7 @@
 // The colours of tokens: neutral at nought, orange for loss (or what was lost), purple for what was gained.
 //
 //   const scale = new TokenScale({ by: "gain", limit: 3, view: "text" });
-//   scale.css[scale.level(value)]; scale.level of what is not finite is null
+//   scale.css[scale.level(value)], scale.pixels likewise as ImageData has them; scale.level of what is not finite is null
 //   limitOf(values, by) → the value at which the scale ends: 97 % of all are within
 //
 // Under text only the paler part of the ramp is used, so that the text keeps a contrast of 4.5 : 1.
@@ -17,7 +17,9 @@ export class TokenScale {
     Object.assign(this, { by, limit });
     const strength = view === "cells" ? 1 : STRENGTH[dark ? "dark" : "light"];
     const color = ramp("gain", dark);
-    this.css = Array.from({ length: 2 * LEVELS + 1 }, (_, level) => css(color(((level - LEVELS) / LEVELS) * strength)));
+    const colors = Array.from({ length: 2 * LEVELS + 1 }, (_, level) => color(((level - LEVELS) / LEVELS) * strength));
+    this.css = colors.map(css);
+    this.pixels = Uint32Array.from(colors, ([red, green, blue]) => ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0);
   }
 
   level(value) {
