@@ -5,7 +5,6 @@ Pure: the clock is handed in. Apart from the alerts themselves, because the API 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, timedelta
@@ -20,7 +19,7 @@ from phasewatch.storage.schema import AlertKind, ChangeState
 
 ChangeKind = Literal["level", "slope", "bump", "hidden", "spike", "divergence"]
 
-_CLOCK = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
+_CLOCK = "^([01][0-9]|2[0-3]):[0-5][0-9]$"
 _FORBID = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -91,12 +90,20 @@ class Rules(BaseModel):
         description="at which states of a change; withdrawn only where the channel was told of the change before",
     )
     change_kinds: tuple[ChangeKind, ...] | None = Field(None, description="only changes of these kinds; null: any")
-    induction_only: bool = Field(False, description="only the formation of induction heads")
+    induction_only: bool = Field(False, strict=True, description="only the formation of induction heads")
     min_effect: float | None = Field(
-        None, ge=0, allow_inf_nan=False, description="only changes of at least this size, each in its own unit"
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        strict=True,
+        description="only changes of at least this size, each in its own unit",
     )
     max_q: float | None = Field(
-        None, ge=0, le=1, description="only changes with a q-value of at most this; those without one do not pass"
+        None,
+        ge=0,
+        le=1,
+        strict=True,
+        description="only changes with a q-value of at most this; those without one do not pass",
     )
 
     def match(self, occurrence: Occurrence, tags: Collection[str] = ()) -> bool:
@@ -128,16 +135,9 @@ class QuietHours(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    begin: str = Field(alias="from", description="when they begin, HH:MM", examples=["22:00"])
-    end: str = Field(alias="to", description="when they end, HH:MM", examples=["07:00"])
+    begin: str = Field(alias="from", pattern=_CLOCK, description="when they begin, HH:MM", examples=["22:00"])
+    end: str = Field(alias="to", pattern=_CLOCK, description="when they end, HH:MM", examples=["07:00"])
     zone: str = Field("UTC", max_length=64, description="time zone, such as Europe/Berlin", examples=["Europe/Berlin"])
-
-    @field_validator("begin", "end")
-    @classmethod
-    def _is_clock(cls, text: str) -> str:
-        if not _CLOCK.fullmatch(text):
-            raise ValueError(f"{text[:20]!r} is no time of day; give HH:MM, from 00:00 to 23:59")
-        return text
 
     @field_validator("zone")
     @classmethod

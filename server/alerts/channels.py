@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 from phasewatch import webhooks
-from phasewatch.errors import AddressRefused, Conflict, InvalidInput
+from phasewatch.errors import Conflict, InvalidInput
 from phasewatch.storage.channels import NewChannel, create_channel, get_channel, update_channel
 from phasewatch.storage.database import Database
 from phasewatch.storage.schema import Channel, ChannelKind, utc_now
@@ -82,13 +82,13 @@ def send_test(database: Database, settings: Settings, channel_id: int) -> Outcom
 def check_address(kind: ChannelKind, url: str, settings: Settings) -> str:
     """The address as people may see it. Raises AddressRefused or InvalidInput where nothing may be sent there."""
     allow_private = settings.allow_private_webhooks
-    if kind == "apprise":
-        return apprise_service.check_url(url, allow_private=allow_private)
-    target = parse_target(url)
     try:
+        if kind == "apprise":
+            return apprise_service.check_url(url, allow_private=allow_private)
+        target = parse_target(url)
         checked_addresses(target.host, target.port, allow_private=allow_private)
-    except AddressRefused:
-        raise
+        return target.shown
+    except InvalidInput as error:
+        raise type(error)(f"url: {error}") from error
     except (OSError, UnicodeError) as error:
-        raise InvalidInput(f"host {target.host} has no address: {error}") from error
-    return target.shown
+        raise InvalidInput(f"url: its host has no address: {error}") from error

@@ -59,8 +59,7 @@ def get_channel(channel: ChannelId, session: ReadSession) -> ChannelOut:
 @router.patch("/{channel}", responses=errors(404, 413, 415))
 def update_channel(channel: ChannelId, body: ChannelUpdate, parts: Parts) -> ChannelOut:
     """Changes a channel; alerts that wait for it are sent as it then is."""
-    values = body.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    return ChannelOut.of(channels.change_channel(parts.database, parts.settings, channel, values))
+    return ChannelOut.of(channels.change_channel(parts.database, parts.settings, channel, body.values()))
 
 
 @router.delete("/{channel}", responses=errors(404))

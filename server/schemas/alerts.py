@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Annotated, Any, Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from phasewatch.storage.alert_rules import QuietHours, Rules
 from phasewatch.storage.schema import Alert, AlertKind, AlertState, Channel, ChannelKind, Delivery, DeliveryOutcome
@@ -35,11 +35,11 @@ class ChannelCreate(BaseModel):
     )
     rules: Rules = Field(default_factory=Rules, description="what it is told of")
     quiet_hours: QuietHours | None = Field(None, description="when nothing is sent to it")
-    enabled: bool = Field(True, description="whether it is told of anything")
+    enabled: bool = Field(True, strict=True, description="whether it is told of anything")
 
 
 class ChannelUpdate(BaseModel):
-    """What can be changed of a channel; what is left out stays as it is."""
+    """What can be changed of a channel; what is left out, or null, stays as it is."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -48,15 +48,13 @@ class ChannelUpdate(BaseModel):
     rules: Rules | None = Field(None, description="the new rules, whole, in place of the old ones")
     quiet_hours: QuietHours | None = Field(None, description="new quiet hours; null takes them away")
     enabled: bool | None = Field(
-        None, description="false: it is told of nothing, and what waits for it goes on waiting"
+        None, strict=True, description="false: it is told of nothing, and what waits for it waits on"
     )
 
-    @model_validator(mode="after")
-    def _given(self) -> Self:
-        for name in self.model_fields_set - {"quiet_hours"}:
-            if getattr(self, name) is None:
-                raise ValueError(f"{name} cannot be null; leave it out to keep it as it is")
-        return self
+    def values(self) -> dict[str, Any]:
+        """What was given, as JSON."""
+        given = self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        return {name: value for name, value in given.items() if value is not None or name == "quiet_hours"}
 
 
 class ChannelOut(BaseModel):
