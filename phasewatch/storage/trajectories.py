@@ -18,6 +18,7 @@ from phasewatch.errors import InvalidInput
 from phasewatch.measures.measurement import Floats
 from phasewatch.measures.trajectory import N_COMPONENTS, Trajectory, loss_slope, trajectory
 from phasewatch.storage.checkpoints import list_checkpoints
+from phasewatch.storage.codecs import BLOCK_TOKENS
 from phasewatch.storage.losses import IntArray, list_loss_slices, loss_history
 from phasewatch.storage.probe_sets import get_run_slice
 from phasewatch.storage.schema import LossSlice
@@ -46,13 +47,13 @@ class RunTrajectory:
 def load_trajectory(session: Session, run_id: UUID, slice_name: str) -> RunTrajectory:
     """The path of a run through the losses of a slice; raises NotFound.
 
-    Of a large run evenly spread checkpoints and sequences are looked at, the same ones every time.
+    Of a large run evenly spread checkpoints and groups of sequences are looked at, the same ones every time.
     """
     part = get_run_slice(session, run_id, slice_name)
     headers = list_loss_slices(session, run_id, slice_name)
     kept = [headers[i] for i in spread(len(headers), MAX_STEPS)]
     n_positions = part.n_tokens - 1
-    sequences = spread(part.n_sequences, MAX_VALUES // (max(len(kept), 1) * n_positions))
+    sequences = _sequences(part.n_sequences, n_positions, MAX_VALUES // (max(len(kept), 1) * n_positions))
     tokens = (sequences[:, None] * n_positions + np.arange(n_positions)).ravel()
     steps = np.array([header.step for header in kept], np.int64)
     made_of = json.dumps([str(run_id), part.id, [header.sha256 for header in kept], sequences.tolist()])
@@ -67,6 +68,19 @@ def load_trajectory(session: Session, run_id: UUID, slice_name: str) -> RunTraje
             reason = str(error)
     slope = _slope(session, run_id, kept)
     return RunTrajectory(steps, path, slope, len(tokens), part.n_sequences * n_positions, basis, reason)
+
+
+def _sequences(n: int, n_positions: int, at_most: int) -> IntArray:
+    """At most `at_most` (but at least one) of n sequences: evenly spread groups, each of neighbours that fill a block.
+
+    A value costs its whole block, so that sequences one by one would read all of a large slice at every checkpoint.
+    """
+    if n <= at_most:
+        return np.arange(n)
+    n_groups = max(1, at_most * n_positions // BLOCK_TOKENS)
+    size = max(1, at_most // n_groups)
+    firsts = spread(n - size + 1, n_groups)
+    return np.unique(firsts[:, None] + np.arange(size))
 
 
 def spread(n: int, at_most: int) -> IntArray:

@@ -59,7 +59,7 @@ def test_an_unknown_run_is_told_in_words(browser: Browser, app: FastAPI) -> None
     assert all("404" in error for error in watched.errors)
 
 
-def test_a_server_with_tokens_asks_for_one(
+def test_a_server_with_tokens_asks_for_one_and_keeps_it_from_scripts(
     browser: Browser, database: Database, artifacts: Artifacts, run: UUID
 ) -> None:
     with visiting(browser, make_app(database, artifacts, admin_token="right")) as watched:
@@ -74,6 +74,12 @@ def test_a_server_with_tokens_asks_for_one(
         page.get_by_role("link", name="two layers").click()
         expect(page.locator("#changes li")).to_have_count(3)
         expect(page.locator("#live")).to_have_text("live")
+        kept = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")
+        assert "right" not in kept
+        page.get_by_role("button", name="Pause").click()  # a write, which needs the session's second word
+        expect(page.locator("#facts")).to_contain_text("paused")
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_label("This server asks for a token.")).to_be_visible()
     assert all("401" in error for error in watched.errors)
 
 

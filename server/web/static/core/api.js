@@ -11,7 +11,6 @@
 import { parseNpy } from "./npy.js";
 
 const BASE = "/api/v1";
-const TOKEN = "phasewatch-token";
 const NPY = "application/x-npy";
 
 export class Refused extends Error {
@@ -25,11 +24,8 @@ export class Refused extends Error {
 const OPEN = { name: "", scope: "admin", csrf: null }; // a server without tokens
 let known = null; // the session, once asked for
 
-const bearer = () => sessionStorage.getItem(TOKEN);
-
 async function ask(path, { headers = {}, ...options } = {}) {
   const all = { Accept: "application/json", ...headers };
-  if (bearer() !== null) all.Authorization = `Bearer ${bearer()}`;
   const unsafe = !["GET", "HEAD", undefined].includes(options.method);
   if (unsafe && known?.csrf) all["X-CSRF-Token"] = known.csrf;
   let answer;
@@ -84,20 +80,10 @@ export async function send(method, path, body) {
 
 // Signing in makes a cookie that scripts cannot read; what they get is who it is, and the word that writes need.
 export async function signIn(token) {
-  sessionStorage.removeItem(TOKEN);
-  known = await send("POST", "/session", { token }).catch(async (error) => {
-    if (![401, 404].includes(error.status)) throw error;
-    sessionStorage.setItem(TOKEN, token); // a server without sessions
-    await get("/runs?limit=1").catch((refused) => {
-      sessionStorage.removeItem(TOKEN);
-      throw refused;
-    });
-    return OPEN;
-  });
+  known = await send("POST", "/session", { token });
 }
 
 export async function signOut() {
-  sessionStorage.removeItem(TOKEN);
   await send("DELETE", "/session");
   known = null;
 }
@@ -105,7 +91,7 @@ export async function signOut() {
 // The page itself says whether there is anything to ask: open, needed (a token is), or token (one is there).
 export async function session() {
   const { access } = document.body.dataset;
-  if (access === "open" || bearer() !== null) known = OPEN;
+  if (access === "open") known = OPEN;
   if (access === "needed" && known === null) throw new Refused(401, { detail: "This server asks for a token." }, "/session");
   known ??= await get("/session");
   return known;
