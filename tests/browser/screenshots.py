@@ -1,6 +1,7 @@
 """Screenshots of every page from what `make demo` left, as README and docs/ show them.
 
-    make screenshots        writes docs/pictures/page_*.png
+    make screenshots                                    writes docs/pictures/page_*.png
+    python -m tests.browser.screenshots run run_phone   those alone
 
 The service runs on a copy of demo/phasewatch-data, so that the demo's data stays what it is. Each page is taken on a
 desktop; those that people open first on a phone of 360 pixels, too, and one in dark.
@@ -38,8 +39,8 @@ PICTURES = ROOT / "docs" / "pictures"
 DESKTOP, PHONE = (1280, 900), (360, 740)
 TALLEST = {DESKTOP: 1500, PHONE: 1500}  # pixels kept of a long page
 COLOURS = 128  # of the palette: pages are flat, and the pictures lie in git
-SETTLED_MS = 1_500
-READY_S = 120.0
+SETTLED_MS = 5_000
+READY_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ def take(browser: Browser, base: str, shot: Shot) -> Image.Image:
 
 
 def main() -> int:
+    wanted = sys.argv[1:]
     if not DATA.exists():
         raise SystemExit(f"{DATA} does not exist; `make demo` makes it")
     with service() as base, Client(base, token="") as client, tempfile.TemporaryDirectory() as folder:
@@ -145,6 +147,8 @@ def main() -> int:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=find_browser(), args=FLAGS)
             for shot in shots(two, change["id"], report):
+                if wanted and shot.name not in wanted:
+                    continue
                 path = PICTURES / f"page_{shot.name}.png"
                 take(browser, base, shot).convert("RGB").quantize(COLOURS).save(path, optimize=True)
                 sys.stdout.write(f"{path.relative_to(ROOT)}  {path.stat().st_size:,} bytes\n")
