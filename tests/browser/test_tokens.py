@@ -154,6 +154,9 @@ def test_pointing_at_a_token_shows_its_history(visit: Watched, run: UUID) -> Non
     course = [float(losses_at(step)[sequence, position - 1]) for step in STEPS]
     expect(facts).to_contain_text(f"{float(f'{course[STEPS.index(400)]:.4g}'):g} nats"[:4])
     expect(page.locator("#history .summary")).to_contain_text(f"From {course[0]:.3g} to {course[-1]:.3g} nats")
+    page.mouse.down()
+    page.mouse.up()  # chosen, it stays when the pointer goes
+    expect(page).to_have_url(re.compile(f"token={sequence}%3A{position}"))
     page.locator("#history details summary").click()
     rows = page.locator("#history tbody tr")
     expect(rows).to_have_count(len(STEPS))
