@@ -16,11 +16,13 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy.exc import IntegrityError
 
+from phasewatch.storage.audit import trim_audit
 from phasewatch.storage.database import Database
 from phasewatch.storage.events import trim_events
 from phasewatch.storage.jobs import enqueue, note_tick
 from phasewatch.storage.monitors import insert_firing, last_firing, list_monitors, trim_firings
 from phasewatch.storage.schema import Monitor, utc_now
+from phasewatch.storage.sessions import trim_sessions
 from server.monitors import KINDS, MAX_JOBS, find_jobs
 from server.triggers import Due, next_firing
 
@@ -91,6 +93,8 @@ class Scheduler:
         """Removes what nobody asks for any more: events older than a day, and as old firings without jobs."""
         with self._database.transaction() as session:
             events, firings = trim_events(session), trim_firings(session)
+            trim_audit(session)
+            trim_sessions(session)
         log.info("trimmed %d events and %d empty firings", events, firings)
 
     def _fire(self, monitor: Monitor, due: Due, now: datetime) -> int:
