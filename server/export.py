@@ -23,11 +23,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from phasewatch.storage.database import Database
-<<<<<<< HEAD
 from phasewatch.storage.losses import LossHistory, list_loss_slices, loss_history
-=======
-from phasewatch.storage.losses import list_loss_slices, loss_history
->>>>>>> c50ce2a (A run as one file of Parquet tables or NumPy arrays; losses as Arrow streams)
 from phasewatch.storage.measurements import MeasureHistory, list_measures, load_measure
 from phasewatch.storage.phase_changes import change_tokens, list_phase_changes
 from phasewatch.storage.runs import get_run, is_visible, list_segments, visible_stretches
@@ -130,7 +126,6 @@ def _series_names(session: Session, run_id: UUID) -> Sequence[str]:
     return session.scalars(select(SeriesValue.name).where(visible).distinct().order_by(SeriesValue.name)).all()
 
 
-<<<<<<< HEAD
 def _losses(session: Session, run_id: UUID, name: str) -> Iterator[LossHistory]:
     """The losses of a slice step by step, at most `VALUES_AT_ONCE` at once: whole steps, or parts of one."""
     rows = list_loss_slices(session, run_id, name)
@@ -141,14 +136,6 @@ def _losses(session: Session, run_id: UUID, name: str) -> Iterator[LossHistory]:
         for first in range(0, n_values, VALUES_AT_ONCE):
             tokens = np.arange(first, min(first + VALUES_AT_ONCE, n_values))
             yield loss_history(session, run_id, name, tokens=tokens, steps=steps)
-=======
-def _losses(session: Session, run_id: UUID, name: str) -> Iterator[tuple[int, int, npt.NDArray[np.float32]]]:
-    """(step, first token, losses) of a slice, step by step, at most `VALUES_AT_ONCE` at once."""
-    for row in list_loss_slices(session, run_id, name):
-        for first in range(0, row.n_values, VALUES_AT_ONCE):
-            tokens = np.arange(first, min(first + VALUES_AT_ONCE, row.n_values))
-            yield row.step, first, loss_history(session, run_id, name, tokens=tokens, steps=[row.step]).values[0]
->>>>>>> c50ce2a (A run as one file of Parquet tables or NumPy arrays; losses as Arrow streams)
 
 
 def _measures(session: Session, run_id: UUID) -> Iterator[MeasureHistory]:
@@ -181,11 +168,7 @@ def _parquet(session: Session, run_id: UUID, archive: zipfile.ZipFile) -> Iterat
     """Writes a member after the other; yields when something can be sent."""
     yield from _put(archive, "metadata.json", _metadata(session, run_id).encode())
     for name in _slice_names(session, run_id):
-<<<<<<< HEAD
         tables = (_loss_table(one) for one in _losses(session, run_id, name))
-=======
-        tables = (_loss_table(*one) for one in _losses(session, run_id, name))
->>>>>>> c50ce2a (A run as one file of Parquet tables or NumPy arrays; losses as Arrow streams)
         yield from _table(archive, f"losses/{safe_name(name)}.parquet", _LOSSES, tables)
     yield from _table(archive, "series.parquet", _SERIES, _series_tables(session, run_id))
     measured = (_measure_table(one) for one in _measures(session, run_id))
@@ -208,16 +191,10 @@ def _table(archive: zipfile.ZipFile, name: str, schema: Any, tables: Iterable[An
     yield
 
 
-<<<<<<< HEAD
 def _loss_table(found: LossHistory) -> Any:
     n_steps, n_tokens = found.values.shape
     steps, tokens = np.repeat(found.steps, n_tokens), np.tile(found.tokens, n_steps)
     return pa.table([steps, tokens, found.values.reshape(-1)], schema=_LOSSES)
-=======
-def _loss_table(step: int, first: int, values: npt.NDArray[np.float32]) -> Any:
-    tokens = np.arange(first, first + len(values))
-    return pa.table([np.full(len(values), step), tokens, values], schema=_LOSSES)
->>>>>>> c50ce2a (A run as one file of Parquet tables or NumPy arrays; losses as Arrow streams)
 
 
 def _series_tables(session: Session, run_id: UUID) -> Iterator[Any]:
@@ -271,13 +248,8 @@ def _loss_arrays(session: Session, run_id: UUID, archive: zipfile.ZipFile, name:
     header = {"descr": "<f4", "fortran_order": False, "shape": (len(rows), rows[0].n_values)}
     with _member(archive, f"losses/{safe_name(name)}.npy") as member:
         np.lib.format.write_array_header_1_0(member, header)
-<<<<<<< HEAD
         for found in _losses(session, run_id, name):
             member.write(np.ascontiguousarray(found.values, "<f4").tobytes())
-=======
-        for _, _, values in _losses(session, run_id, name):
-            member.write(np.ascontiguousarray(values, "<f4").tobytes())
->>>>>>> c50ce2a (A run as one file of Parquet tables or NumPy arrays; losses as Arrow streams)
             yield
     yield
 

@@ -135,17 +135,10 @@ def test_memory_does_not_grow_with_the_run(
     sqlite_database: Database, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, form: Any
 ) -> None:
     monkeypatch.setattr(export, "VALUES_AT_ONCE", 10_000)
-<<<<<<< HEAD
     run = make_run(probes=make_probes(2, 10_001))
     values = np.random.default_rng(0).gamma(2.0, 1.5, 20_000).astype(np.float32)
     peaks = []
     for steps in (range(2), range(2, 16)):
-=======
-    run = make_run(probes=make_probes(4, 10_001))
-    values = np.random.default_rng(0).gamma(2.0, 1.5, 40_000).astype(np.float32)
-    peaks = []
-    for steps in (range(5), range(5, 50)):
->>>>>>> c50ce2a (A run as one file of Parquet tables or NumPy arrays; losses as Arrow streams)
         with sqlite_database.transaction() as session:
             for step in steps:
                 put_losses(session, run, "text", step, values)
@@ -153,11 +146,7 @@ def test_memory_does_not_grow_with_the_run(
         pieces = [len(piece) for piece in export_run(sqlite_database, run, form)]
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-<<<<<<< HEAD
         assert max(pieces) < 200_000
-=======
-        assert max(pieces) < 400_000
->>>>>>> c50ce2a (A run as one file of Parquet tables or NumPy arrays; losses as Arrow streams)
     assert peaks[1] < 1.5 * peaks[0]
 
 
