@@ -257,8 +257,8 @@ def main() -> None:
         file = folder / "page.db"
         known = folder / "run.txt"
         database = Database(f"sqlite:///{file}")
+        upgrade(database)
         if not known.exists():
-            upgrade(database)
             known.write_text(str(make_run(database, arguments.tokens, arguments.checkpoints)))
         run = UUID(known.read_text())
         shape = f"{arguments.checkpoints} checkpoints, {LAYERS * HEADS} heads, {arguments.tokens} tokens"

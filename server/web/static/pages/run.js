@@ -72,8 +72,8 @@ ready(async () => {
     const anew = past.changed(segments.items, measures.items, events);
     const first = known === null;
     known = { run, changes, measures: measures.items };
-    if (first || axis.by === "tokens") await tokensSeen(run);
-    await Promise.all([showJobs(id), ...figures.map((figure) => figure.refresh({ ...known, anew }))]);
+    const tokens = first || axis.by === "tokens" ? tokensSeen(run) : null;
+    await Promise.all([tokens, showJobs(id), ...figures.map((figure) => figure.refresh({ ...known, anew }))]);
     if (first) requestAnimationFrame(() => requestAnimationFrame(markDrawn));
   };
   const again = keepFresh({ run: id, load });

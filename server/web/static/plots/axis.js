@@ -76,7 +76,7 @@ export class StepAxis {
   // tokens seen at these steps, both ascending; between them it is a straight line
   setTokens(steps, tokens) {
     this.#known = steps.length >= 2 ? { steps, tokens } : null;
-    if (this.by === "tokens") this.#tell();
+    this.#tell();
   }
 
   set(changes) {
