@@ -8,6 +8,7 @@
     phasewatch measures                     what can be measured; `phasewatch measure RUN NAME…` asks for it
     phasewatch export RUN --out FILE        a run as Parquet tables or NumPy arrays
     phasewatch jobs list                    the queue; `show`, `retry`, `cancel`
+    phasewatch token list                   who may ask; `create` shows a token once, `revoke` ends one
     phasewatch monitor list                 scheduled watches; `add`, `edit`, `fire`, `firings`, `remove`
     phasewatch channel add NAME ADDRESS     where alerts go; `list`, `test`, `remove`; `phasewatch alerts`: what went
     phasewatch send                         what a recorder could not send before its process ended

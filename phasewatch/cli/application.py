@@ -20,6 +20,7 @@ from phasewatch.cli.report import report
 from phasewatch.cli.runs import runs, show
 from phasewatch.cli.send import send
 from phasewatch.cli.study import study
+from phasewatch.cli.tokens import token as token_commands
 from phasewatch.cli.train import train
 from phasewatch.errors import PhasewatchError
 
@@ -78,5 +79,6 @@ app.command()(send)
 app.command()(alerts)
 app.add_typer(channel)
 app.add_typer(group)
+app.add_typer(token_commands)
 app.add_typer(monitor)
 app.add_typer(jobs)
