@@ -73,7 +73,8 @@ _WEIGHT = """() => [...performance.getEntriesByType("navigation"), ...performanc
 def checkpoint_steps(n: int) -> list[int]:
     """n steps from 0, ever wider apart."""
     wanted = np.expm1(np.linspace(0, np.log1p(LAST_STEP), n))
-    return np.unique(np.maximum(np.round(wanted), np.arange(n))).astype(int).tolist()
+    found: list[int] = np.unique(np.maximum(np.round(wanted), np.arange(n))).astype(int).tolist()
+    return found
 
 
 def make_run(database: Database, n_tokens: int, n_checkpoints: int) -> UUID:
@@ -115,7 +116,7 @@ def encoded_losses(number: int, n_sequences: int) -> list[bytes]:
     """Blocks of the losses of one made-up checkpoint."""
     rng = np.random.default_rng(number)
     values = rng.gamma(2, 3 / (2 + number), n_sequences * N_POSITIONS).astype(np.float32)
-    return list(encode_blocks(np.round(values * 16) / 16, DEFAULT_CODEC))
+    return list(encode_blocks((np.round(values * 16) / 16).astype(np.float32), DEFAULT_CODEC))
 
 
 def store_losses(session: Session, run: UUID, step: int, n_values: int, blocks: list[bytes]) -> None:
