@@ -1,6 +1,6 @@
 // Who may use the API: tokens are made here and shown once, and revoked.
 
-import { getAll, mayAdmin, send, session, signIn } from "../core/api.js";
+import { getAll, mayAdmin, send, signIn } from "../core/api.js";
 import { acting, secretShown, twice } from "../core/actions.js";
 import { byId, element, say } from "../core/dom.js";
 import { choose, field, form } from "../core/forms.js";
@@ -42,10 +42,11 @@ function buildForm() {
   const ends = field("expires_at", "Ends", element("input", { type: "datetime-local" }), "empty: never");
   form(byId("new-token"), [name, scope, ends], "Create", async () => {
     const expires = ends.control.value ? new Date(ends.control.value).toISOString() : null;
-    const open = (await session())?.name === "local";
+    const open = document.body.dataset.access === "open";
     const made = await send("POST", "/tokens", { name: name.control.value.trim(), scope: scope.control.value, expires_at: expires });
     if (open) {
-      await signIn(made.token); // from now on every page needs one
+      document.body.dataset.access = "token"; // from now on every page needs one
+      await signIn(made.token);
       await showSession();
     }
     secretShown(byId("shown"), element, `The token of ${made.name}. It is shown this once; keep it where secrets are kept.`, made.token);
