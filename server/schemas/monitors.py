@@ -212,7 +212,7 @@ class DivergenceMonitor(_MonitorCreate):
 class RetentionMonitor(_MonitorCreate):
     """Removes weights and makes losses smaller that the rules do not keep; what was freed is the result of its job."""
 
-    kind: Literal["retention"]
+    kind: Literal["retention"] = Field(description="what it does at each firing")
     trigger: Trigger = Field(description="when it is due; at each checkpoint of any of the runs")
     parameters: RetentionRules = Field(RetentionRules(), description="what is kept")
 
@@ -220,7 +220,7 @@ class RetentionMonitor(_MonitorCreate):
 class FolderMonitor(_MonitorCreate):
     """Registers checkpoints that a foreign trainer writes into a folder."""
 
-    kind: Literal["watch_folder"]
+    kind: Literal["watch_folder"] = Field(description="what it does at each firing")
     selector: RunSelector = Field(description="the run whose checkpoints they are")
     trigger: ClockTrigger = Field(description="when it is due")
     parameters: FolderParameters = Field(description="which folder is looked at")

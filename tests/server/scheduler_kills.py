@@ -147,7 +147,8 @@ def disturb(
 
 def due_times(monitor: Monitor, until: datetime) -> list[datetime]:
     """Every time at which a monitor was due, by asking each tenth of a second what was due last."""
-    found, now = [], monitor.created_at
+    found: list[datetime] = []
+    now = monitor.created_at
     while (now := now + timedelta(seconds=0.1)) <= until:
         due = next_firing(monitor.trigger, monitor.created_at, found[-1] if found else None, now)
         if due is not None:
