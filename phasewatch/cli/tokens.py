@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.text import Text
 
 from phasewatch.cli.options import JsonOption, TokenOption, UrlOption, connect, echo_json
 from phasewatch.cli.tables import console, new_table, plain, short_time
@@ -74,5 +75,5 @@ def revoke(
         console().print(plain(f"token {number} ({ended['name']}) is revoked"))
 
 
-def _time(time: str | None) -> str:
-    return "" if time is None else short_time(time)
+def _time(time: str | None) -> Text:
+    return Text() if time is None else short_time(time)
