@@ -53,11 +53,14 @@ class DaskExecutor:
 
     @property
     def slots(self) -> int:
-        """Threads of the cluster's workers. Raises Unavailable where its scheduler does not answer."""
+        """Threads of the cluster's workers. Raises Unavailable where its scheduler does not answer, InvalidInput where it
+        would run jobs twice."""
         until, found = self._counted
         if time.monotonic() >= until:
             try:
                 found = sum(self._client().nthreads().values())
+            except InvalidInput:  # a cluster that answers, and may not be used
+                raise
             except (OSError, RuntimeError, ValueError) as error:  # what dask raises of a connection that is gone
                 self._forget()
                 raise Unavailable(f"dask at {self._address} does not answer: {error}") from error

@@ -208,13 +208,12 @@ def test_results_and_end_are_one_transaction_and_only_the_holder_stores(run: Sma
 def test_an_error_is_readable(sqlite_run: SmallRun) -> None:
     work = claimed(sqlite_run, "score", 30)
     nameless = Work(work.job_id, "score", "me")
-    error = attempt(nameless, sqlite_run.database, sqlite_run.artifacts)
-    assert error is not None
-    first, blank, *tail = error.splitlines()
-    assert first == f"InvalidInput: job {work.job_id} (score) names no run, segment and step"
-    assert blank == ""
-    assert len(tail) <= MAX_TRACEBACK_LINES
-    assert "score.py" in error
+    failure = attempt(nameless, sqlite_run.database, sqlite_run.artifacts)
+    assert failure is not None
+    assert failure.error == f"InvalidInput: job {work.job_id} (score) names no run, segment and step"
+    assert failure.traceback is not None
+    assert len(failure.traceback.splitlines()) <= MAX_TRACEBACK_LINES
+    assert "score.py" in failure.traceback
 
 
 def test_an_unknown_kind_and_a_kind_taken_twice_are_named(sqlite_run: SmallRun) -> None:
