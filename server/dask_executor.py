@@ -53,8 +53,11 @@ class DaskExecutor:
 
     @property
     def slots(self) -> int:
-        """Threads of the cluster's workers. Raises Unavailable where its scheduler does not answer, InvalidInput where it
-        would run jobs twice."""
+        """Threads of the cluster's workers.
+
+        Raises Unavailable where its scheduler does not answer, InvalidInput where it
+        would run jobs twice.
+        """
         until, found = self._counted
         if time.monotonic() >= until:
             try:
