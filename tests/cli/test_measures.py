@@ -48,14 +48,21 @@ def worker(run: SmallRun, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     thread.join()
 
 
+WITH_PARAMETERS = {
+    "ablation": "ablation:L1H0",
+    "attention_pattern": "attention_pattern:L1H0",
+    "natural_attention_pattern": "natural_attention_pattern:L1H0",
+    "token_group": "token_group:closing",
+}
+
+
 class TestMeasures:
     def test_lists_every_measure_with_what_it_needs(self, phasewatch: Call) -> None:
         answer = phasewatch("measures")
         assert answer.status == 0
         lines = {line.split()[0]: line for line in answer.out.splitlines() if line.strip()}
         for one in registry.select():
-            name = {"ablation": "ablation:L1H0", "token_group": "token_group:closing"}.get(one.name, one.name)
-            assert one.needs in lines[name]
+            assert one.needs in lines[WITH_PARAMETERS.get(one.name, one.name)]
         assert "layers × heads" in lines["prefix_matching"]
 
     def test_json_is_the_answer_of_the_api(self, phasewatch: Call) -> None:
