@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -39,9 +40,7 @@ def _are_good(folder: Path) -> bool:
         certificate = x509.load_pem_x509_certificate((folder / "cert.pem").read_bytes())
         authority = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
         certificate.verify_directly_issued_by(authority)
-    except (OSError, ValueError, TypeError):
-        return False
-    except Exception:  # the signature is another's, whatever the library calls that
+    except (OSError, ValueError, TypeError, InvalidSignature):
         return False
     return (folder / "key.pem").exists() and certificate.not_valid_after_utc - utc_now() > RENEWED_BEFORE
 

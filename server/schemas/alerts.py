@@ -95,7 +95,7 @@ class DeletedChannel(BaseModel):
 
 
 class TestedOut(BaseModel):
-    """How a test message went."""
+    """How an attempt to send a message went."""
 
     outcome: DeliveryOutcome = Field(
         description="delivered; refused by the receiver; unreachable; or forbidden, because of where it would go"
@@ -105,27 +105,16 @@ class TestedOut(BaseModel):
     detail: str | None = Field(description="what went wrong, in words")
 
     @classmethod
-    def of(cls, found: Outcome) -> Self:
+    def of(cls, found: Outcome | Delivery) -> Self:
         """The attempt that was made."""
         return cls(**{name: getattr(found, name) for name in cls.model_fields})
 
 
-class DeliveryOut(BaseModel):
+class DeliveryOut(TestedOut):
     """One attempt to deliver an alert."""
 
     attempt: int = Field(description="1 for the first")
     time: datetime = Field(description="when it began, UTC")
-    outcome: DeliveryOutcome = Field(
-        description="delivered; refused by the receiver; unreachable; or forbidden, because of where it would go"
-    )
-    status_code: int | None = Field(description="the HTTP status that the receiver answered, where it is known")
-    took_ms: float = Field(description="milliseconds")
-    detail: str | None = Field(description="what went wrong, in words")
-
-    @classmethod
-    def of(cls, row: Delivery) -> Self:
-        """The attempt of a row."""
-        return cls(**{name: getattr(row, name) for name in cls.model_fields})
 
 
 class AlertOut(BaseModel):

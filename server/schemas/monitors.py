@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
@@ -53,6 +54,8 @@ class AllSelector(_Strict):
 
 def _checked_cron(text: str) -> str:
     read_cron(text)
+    if re.fullmatch(CRON_PATTERN, text) is None:
+        raise ValueError(f"cron {text!r} is to be written in small letters with one space between its fields")
     return text
 
 
@@ -65,7 +68,10 @@ class IntervalTrigger(_Strict):
     every_s: Seconds = Field(description="seconds between two firings")
 
 
-CronLine = Annotated[str, Field(pattern=CRON_PATTERN, max_length=200), AfterValidator(_checked_cron)]
+# The pattern is for whoever reads the document; a line that is wrong gets `read_cron`'s words.
+CronLine = Annotated[
+    str, Field(max_length=200, json_schema_extra={"pattern": CRON_PATTERN}), AfterValidator(_checked_cron)
+]
 
 
 class CronTrigger(_Strict):

@@ -178,3 +178,7 @@ def test_the_coming_times_of_a_cron_line_are_told_before_a_monitor_has_it(sqlite
     assert timedelta(0) < first - utc_now() <= timedelta(days=1)
     assert second - first == timedelta(days=1)
     refused(sqlite_client.get("/api/v1/monitors/due", params={"cron": "0 0 30 2 *"}), 422, "never comes")
+    refused(
+        sqlite_client.get("/api/v1/monitors/due", params={"cron": "61 * * * *"}), 422, "minute 61 lies outside 0 to 59"
+    )
+    refused(sqlite_client.get("/api/v1/monitors/due", params={"cron": "0  0 * * *"}), 422, "one space")

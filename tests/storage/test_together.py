@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
@@ -100,8 +101,9 @@ class TestTogether:
             futures = [threads.submit(together.put, written(run_id, 0))]
             assert first.wait(PATIENCE_S)
             futures += [threads.submit(together.put, written(run_id, step)) for step in range(1, 6)]
-            while len(together) < 5:
-                pass
+            deadline = time.monotonic() + PATIENCE_S
+            while len(together) < 5 and time.monotonic() < deadline:
+                time.sleep(0.001)
             go_on.set()
             assert all(future.result(PATIENCE_S)[1] for future in futures)
         assert sizes == [1, 5]
