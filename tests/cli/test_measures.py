@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -9,8 +8,8 @@ from phasewatch.cli import measures
 from phasewatch.measures import registry
 from phasewatch.storage.artifacts import Artifacts
 from phasewatch.storage.database import Database
-from phasewatch.storage.jobs import claim_jobs, fail_attempt
-from server.jobs import Work, attempt
+from server.dispatcher import Dispatcher
+from server.executors import ThreadExecutor
 from tests.cli.conftest import Call
 from tests.conftest import MakeRun
 from tests.live_server import LiveServer
@@ -29,23 +28,10 @@ def run(live: LiveServer, sqlite_database: Database, artifacts: Artifacts) -> Sm
 def worker(run: SmallRun, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Does the jobs that come, the way a worker does."""
     monkeypatch.setattr(measures, "POLL_S", 0.02)
-    over = threading.Event()
-
-    def work() -> None:
-        while not over.wait(0.02):
-            with run.database.transaction() as session:
-                works = [Work.from_row(row, "me") for row in claim_jobs(session, "me", 5, 60.0)]
-            for one in works:
-                error = attempt(one, run.database, run.artifacts)
-                if error is not None:
-                    with run.database.transaction() as session:
-                        fail_attempt(session, one.job_id, "me", error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
+    dispatcher = Dispatcher(run.database, ThreadExecutor(run.database, run.artifacts, 1), poll_s=0.02)
+    dispatcher.start()
     yield
-    over.set()
-    thread.join()
+    dispatcher.stop()
 
 
 WITH_PARAMETERS = {

@@ -50,7 +50,7 @@ class TestWithoutTokens:
     def test_another_name_is_refused_everywhere(
         self, sqlite_database: Database, sqlite_client: TestClient, host: str
     ) -> None:
-        for path in (RUNS, "/", "/api/v1/health", "/static/page.js", "/openapi.json", "/nowhere"):
+        for path in (RUNS, "/", "/api/v1/health", "/static/pages/run.js", "/openapi.json", "/nowhere"):
             answer = sqlite_client.get(path, headers={"Host": host})
             assert answer.status_code == 403, path
             assert answer.json()["type"] == "urn:phasewatch:forbidden"
@@ -103,7 +103,7 @@ class TestWithTokens:
             assert answer.json()["type"] == "urn:phasewatch:unauthorized"
 
     def test_health_and_the_files_of_the_page_need_none(self, client: TestClient) -> None:
-        for path in ("/api/v1/health", "/api/v1/ready", "/static/page.js"):
+        for path in ("/api/v1/health", "/api/v1/ready", "/static/pages/run.js"):
             assert client.get(path).status_code == 200
 
     @pytest.mark.parametrize("path", ["/", "/runs/00000000-0000-0000-0000-000000000000"])

@@ -196,7 +196,11 @@ def test_a_path_in_place_of_a_run_reaches_nothing(
 
 def test_too_few_checkpoints_give_an_empty_answer(client: TestClient, path: str, run: UUID) -> None:
     client.put(f"{path}/0", content=npy(losses()), headers=NPY)
-    assert client.get(f"{RUNS}/{run}/phase-changes").json() == {"items": [], "next": None}
+    assert client.get(f"{RUNS}/{run}/phase-changes").json() == {
+        "items": [],
+        "next": None,
+        "notes": ["the run has not been scanned yet"],
+    }
 
 
 def test_a_full_disk_is_503_and_what_was_acknowledged_stays(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import dask
 import pytest
@@ -23,39 +26,64 @@ from tests.server.small_run import SmallRun
 from tests.server.test_dispatcher import ended, job_of, put_job
 from tests.server.test_scheduler import until
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    """A scheduler that repeats nothing, and one worker in a process of its own."""
+    """A scheduler that repeats nothing, without workers: each test starts its own."""
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        LocalCluster(
-            n_workers=1, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0"
-        ) as started,
+        LocalCluster(n_workers=0, processes=True, host="127.0.0.1", dashboard_address="127.0.0.1:0") as started,
     ):
         yield started
 
 
+@pytest.fixture
+def start_worker(cluster: LocalCluster, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+    """Starts a worker of one thread that nothing restarts, and waits until the scheduler knows it."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        known = set(cluster.scheduler.workers)
+        options = ("--no-nanny", "--no-dashboard", "--nthreads=1", "--memory-limit=0", f"--local-directory={tmp_path}")
+        command = (sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address, *options)
+        worker = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        started.append(worker)
+        until(lambda: bool(set(cluster.scheduler.workers) - known), 60)
+        return worker
+
+    yield start
+    for worker in started:
+        worker.kill()
+        worker.wait()
+    until(lambda: not cluster.scheduler.workers, 60)
+
+
 def test_a_killed_worker_costs_the_job_one_attempt(
-    database: Database, artifacts: Artifacts, cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+    database: Database,
+    artifacts: Artifacts,
+    cluster: LocalCluster,
+    start_worker: Callable[[], subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(queue, "BACK_OFF_S", (0.0, 0.0))
     run = SmallRun.create(database, artifacts)
     run.record(0)
+    worker = start_worker()
     settings = Settings(executor="dask", dask_address=cluster.scheduler_address)
     executor = make_executor(settings, database, artifacts, 1)
     assert isinstance(executor, DaskExecutor)
     assert executor.slots == 1
     job_id = put_job(database, "score", run, 0)
-    (process_id,) = executor._client().run(os.getpid).values()
-    os.kill(process_id, signal.SIGSTOP)  # so that the job is there and cannot be done
+    worker.send_signal(signal.SIGSTOP)  # so that the job is there and cannot be done
     dispatcher = Dispatcher(database, executor, poll_s=0.02)
     dispatcher.start()
     try:
         until(lambda: job_of(database, job_id).state == "running")
-        os.kill(process_id, signal.SIGKILL)
-        until(lambda: job_of(database, job_id).attempts == 2)
-        until(lambda: ended(database), 120)
+        worker.kill()
+        start_worker()
+        until(lambda: ended(database), 60)
     finally:
         dispatcher.stop()
     found = job_of(database, job_id)
@@ -65,9 +93,14 @@ def test_a_killed_worker_costs_the_job_one_attempt(
 
 
 def test_a_job_that_fails_there_says_why(
-    sqlite_database: Database, artifacts: Artifacts, cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+    sqlite_database: Database,
+    artifacts: Artifacts,
+    cluster: LocalCluster,
+    start_worker: Callable[[], subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(queue, "BACK_OFF_S", (0.0, 0.0))
+    start_worker()
     dispatcher = Dispatcher(
         sqlite_database, DaskExecutor(sqlite_database, artifacts, cluster.scheduler_address), poll_s=0.02
     )

@@ -70,7 +70,7 @@ def test_a_page_has_nothing_inline_and_nothing_from_elsewhere(
         assert not any(name.startswith("on") or name == "style" for name in attributes)
 
 
-@pytest.mark.parametrize("path", [*PAGES, "/static/page.js", "/api/v1/runs", "/api/v1/nothing"])
+@pytest.mark.parametrize("path", [*PAGES, "/static/pages/run.js", "/api/v1/runs", "/api/v1/nothing"])
 def test_every_answer_carries_the_headers_that_keep_others_out(
     sqlite_database: Database, sqlite_client: TestClient, path: str
 ) -> None:
