@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, FastAPI
@@ -23,6 +22,7 @@ from server.dependencies import Service
 from server.events import EventHub
 from server.headers import SecurityHeaders
 from server.metrics import Metrics
+from server.openapi import document_of
 from server.rate_limits import RateLimits
 from server.requests import PREFIX, Requests
 from server.routes import (
@@ -125,7 +125,7 @@ def create_app(settings: Settings, database: Database, artifacts: Artifacts) -> 
     app.add_middleware(Audit, database=database, find_paths=lambda: app.openapi()["paths"])
     app.add_middleware(SecurityHeaders)
     app.add_middleware(Requests, metrics=service.metrics)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's own way to extend the document
+    app.openapi = lambda: document_of(app)  # type: ignore[method-assign]  # FastAPI's own way to extend the document
     return app
 
 
@@ -135,16 +135,3 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await to_thread.run_sync(service.gate.install_tokens)
     yield
     service.events.close()
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's document with the schema of problems, which no route declares as its model."""
-    if app.openapi_schema is None:
-        document = FastAPI.openapi(app)
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        for model in (problems.FieldError, problems.Problem):
-            schemas[model.__name__] = model.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas[model.__name__].pop("$defs", None)
-        for unused in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(unused, None)
-    return app.openapi_schema or {}

@@ -13,12 +13,12 @@ from phasewatch.errors import InvalidInput
 from phasewatch.probes import TEXT, Kind, Layout, ProbeSet, Slice
 from phasewatch.storage.probe_text import Found, Stretch, spell
 from phasewatch.storage.schema import ProbeSetRow, SliceRow
-from server.schemas.values import Text
+from server.schemas.values import Text, WholeNumber
 
 MAX_ID = 2**31 - 1
 
 SliceLabel = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-TokenNumber = Annotated[int, Field(ge=0, le=MAX_ID, strict=True)]
+TokenNumber = Annotated[WholeNumber, Field(ge=0, le=MAX_ID)]
 Piece = Annotated[str, Field(max_length=1_000)]
 
 

@@ -7,13 +7,14 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema
 from typing_extensions import TypeAliasType
 
 from phasewatch.errors import InvalidInput
-from phasewatch.storage.limits import MAX_STEP, clean_text
+from phasewatch.storage.limits import clean_text
 
 MAX_DEPTH = 32
+MAX_EXACT = 2**53 - 1  # the largest whole number that every reader of JSON keeps as it is
 _UNPRINTABLE = {chr(code) for code in (*range(32), 127)}
 
 
@@ -49,15 +50,35 @@ def _check_text(text: str) -> None:
         raise ValueError("holds a NUL or half of a surrogate pair, which is no text")
 
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_printable)]
+def _whole(value: Any) -> Any:
+    """2.0 is a whole number to JSON, which knows one kind of number; True is none."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Name = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=200),
+    AfterValidator(_printable),
+    Field(json_schema_extra={"pattern": r"^[^\x00-\x1f\x7f]+$"}),
+]
+WholeNumber = Annotated[int, BeforeValidator(_whole), Field(strict=True)]
 Text = Annotated[str, StringConstraints(max_length=100_000), AfterValidator(clean_text)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_storable)]
-StepNumber = Annotated[int, Field(ge=0, le=MAX_STEP, strict=True)]
+StepNumber = Annotated[WholeNumber, Field(ge=0, le=MAX_EXACT)]
 FiniteNumber = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Number = FiniteNumber | Literal["Infinity", "-Infinity"] | None
 """A float as JSON: null for NaN, words for the infinities."""
 
-Nested = TypeAliasType("Nested", "Number | list[Nested]")
+_Nested = TypeAliasType("_Nested", "Number | list[_Nested]")
+
+
+def _nested_schema(depth: int) -> dict[str, Any]:
+    """The schema of nested numbers to a depth: generators of clients do not know one that names itself."""
+    number = [{"type": "number"}, {"type": "string", "enum": ["Infinity", "-Infinity"]}, {"type": "null"}]
+    return {"anyOf": [*number, *([{"type": "array", "items": _nested_schema(depth - 1)}] if depth else [])]}
+
+
+Nested = Annotated[_Nested, WithJsonSchema(_nested_schema(3))]
 """Numbers in lists of equal length, nested to any depth."""
 
 

@@ -228,8 +228,10 @@ def test_a_cursor_that_no_list_gave_is_422(client: TestClient) -> None:
         "é",
         "OTk5OTk5OTk5OTk5OTk5OTk5OTk5OQ",
     ]
-    for what in ("runs", "probe-sets", "jobs", "monitors"):
+    for what in ("runs", "probe-sets", "jobs", "monitors", "tokens", "audit"):
         for cursor in cursors:
+            if what == "probe-sets" and cursor.isascii() and cursor.isalnum() and len(cursor) <= 200:
+                continue  # a word that could stand before or after an id
             refused(client.get(f"/api/v1/{what}", params={"cursor": cursor}), 422, "cursor")
 
 
