@@ -1,4 +1,4 @@
-# make install · demo · test · check · format · docs · screenshots · bench · up · down
+# make install · demo · test · fuzz · check · format · docs · screenshots · bench · up · down
 # Everything is installed into .venv by itself; Python 3.11 or newer and make are all that must be there.
 
 PYTHON ?= python3
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 COMPOSE := $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 
-.PHONY: install demo test check format docs screenshots browser promtool bench up down
+.PHONY: install demo test fuzz check format docs screenshots browser promtool bench up down
 
 install: $(STAMP)
 
@@ -23,6 +23,9 @@ demo: install
 
 test: install browser promtool
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+fuzz: install
+	FUZZ_EXAMPLES=200 $(BIN)/python -m pytest --numprocesses auto --timeout 3600 tests/test_fuzz.py
 
 browser: install
 	$(BIN)/python tests/browser/chromium.py

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, FastAPI
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
 import phasewatch
@@ -82,8 +83,12 @@ _MODULES = (
 _bearer = HTTPBearer(auto_error=False, description="a token of this server; needed as soon as there is one")
 
 
+def _operation_id(route: APIRoute) -> str:
+    return route.name  # what a generated client calls it
+
+
 def _assemble() -> APIRouter:
-    api = APIRouter(prefix=PREFIX, dependencies=[Depends(_bearer)])
+    api = APIRouter(prefix=PREFIX, dependencies=[Depends(_bearer)], generate_unique_id_function=_operation_id)
     for module in _MODULES:
         api.include_router(module.router)
     whole = APIRouter()

@@ -27,7 +27,7 @@ def document_of(app: FastAPI) -> dict[str, Any]:
         for model in (problems.FieldError, problems.Problem):
             schemas[model.__name__] = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas[model.__name__].pop("$defs", None)
-        for unused in ("HTTPValidationError", "ValidationError"):
+        for unused in ("HTTPValidationError", "ValidationError", "_Nested"):
             schemas.pop(unused, None)
         for path, methods in document["paths"].items():
             for method, operation in methods.items():

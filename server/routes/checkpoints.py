@@ -12,12 +12,12 @@ from phasewatch.storage import checkpoints, runs
 from phasewatch.storage.schema import Checkpoint
 from server.dependencies import Body, Parts, ReadSession, RunId, SegmentNumber, Step, WriteSession
 from server.problems import errors
+from server.schemas.arrays import OCTETS
 from server.schemas.checkpoints import CheckpointCreate, CheckpointOut, check_weights
 from server.schemas.page import IntCursor, Limit, Page
 
 router = APIRouter(prefix="/runs/{run}/checkpoints", tags=["checkpoints"], responses=errors(404))
 
-OCTETS = "application/octet-stream"
 _BINARY = {OCTETS: {"schema": {"type": "string", "format": "binary"}}}
 
 

@@ -10,7 +10,7 @@ from phasewatch.storage import losses
 from phasewatch.storage.loss_writes import prepare_losses
 from server.dependencies import Body, Ingested, Parts, ReadSession, RunId, SegmentNumber, SliceName, Step
 from server.problems import errors
-from server.schemas.arrays import JSON, NPY, chosen_media, read_npy, write_npy
+from server.schemas.arrays import JSON, NPY, OCTETS, chosen_media, read_npy, write_npy
 from server.schemas.arrow import ARROW, histories_to_arrow, losses_to_arrow
 from server.schemas.losses import LossHistories, LossSliceOut, LossValues, check_size, chosen_steps, token_numbers
 from server.schemas.mean_losses import MeanLosses
@@ -21,7 +21,7 @@ router = APIRouter(prefix="/runs/{run}/losses/{slice}", tags=["losses"], respons
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 FORMS = (JSON, NPY, ARROW)
-_NPY_BODY = {"requestBody": {"required": True, "content": {NPY: _BINARY}}}
+_NPY_BODY = {"requestBody": {"required": True, "content": {NPY: _BINARY, OCTETS: _BINARY}}}
 
 Accept = Annotated[str | None, Header(include_in_schema=False)]
 ContentType = Annotated[str | None, Header(include_in_schema=False)]

@@ -57,7 +57,7 @@ def review_phase_change(change: ChangeId, body: PhaseChangeUpdate, session: Writ
     response_model=Page[MovedTokenOut],
     responses={200: {"content": {NPY: _BINARY}, "description": "flat indices, int32"}, **errors(404, 406)},
 )
-def list_tokens(
+def list_changed_tokens(
     change: ChangeId,
     session: ReadSession,
     order: Annotated[
@@ -84,7 +84,7 @@ def list_tokens(
 
 
 @router.get("/phase-changes/{change}/groups")
-def list_groups(change: ChangeId, session: ReadSession) -> ChangedGroupsOut:
+def list_changed_groups(change: ChangeId, session: ReadSession) -> ChangedGroupsOut:
     """What a change did to the token groups of its probe set, and which contexts its tokens have in common."""
     return ChangedGroupsOut.of(change_groups.changed_groups(session, change))
 

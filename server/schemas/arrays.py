@@ -19,6 +19,7 @@ from phasewatch.errors import InvalidInput, TooLarge, UnsupportedMedia
 from server.problems import NotAcceptable
 
 NPY = "application/x-npy"
+OCTETS = "application/octet-stream"
 JSON = "application/json"
 
 _MAGIC = b"\x93NUMPY"
@@ -34,7 +35,7 @@ def read_npy(body: bytes, content_type: str | None, max_bytes: int) -> npt.NDArr
     than `max_bytes`, InvalidInput where header and bytes disagree.
     """
     media = (content_type or NPY).partition(";")[0].strip().lower()
-    if media not in (NPY, "application/octet-stream") or not body.startswith(_MAGIC):
+    if media not in (NPY, OCTETS) or not body.startswith(_MAGIC):
         raise UnsupportedMedia(f"expected a {NPY} body, not {len(body)} bytes of {media[:80]} {describe(body)}")
     header, start = _header(body)
     dtype, shape = _dtype(header["descr"]), header["shape"]

@@ -129,8 +129,7 @@ def _body(operation: dict[str, Any]) -> dict[str, Any]:
         "add_measurements": {"step": 1, "measurements": {"a": {"values": 1}}},
     }
     if "application/json" in content:
-        name = operation["operationId"].split("_api_")[0]
-        return {"json": bodies.get(name, {})}
+        return {"json": bodies.get(operation["operationId"], {})}
     if "application/x-npy" in content:
         header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (0,)}\n"
         npy = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
