@@ -19,7 +19,7 @@ from server import problems
 from server.audit import Audit
 from server.auth import Access, Gate
 from server.bodies import BodyLimit
-from server.dependencies import Service
+from server.dependencies import Service, known_query
 from server.events import EventHub
 from server.headers import SecurityHeaders
 from server.metrics import Metrics
@@ -88,7 +88,9 @@ def _operation_id(route: APIRoute) -> str:
 
 
 def _assemble() -> APIRouter:
-    api = APIRouter(prefix=PREFIX, dependencies=[Depends(_bearer)], generate_unique_id_function=_operation_id)
+    api = APIRouter(
+        prefix=PREFIX, dependencies=[Depends(_bearer), Depends(known_query)], generate_unique_id_function=_operation_id
+    )
     for module in _MODULES:
         api.include_router(module.router)
     whole = APIRouter()

@@ -14,6 +14,7 @@ from uuid import UUID
 from fastapi import Depends, Path, Query, Request, Response
 from sqlalchemy.orm import Session
 
+from phasewatch.errors import InvalidInput
 from phasewatch.storage.artifacts import Artifacts
 from phasewatch.storage.database import Database
 from phasewatch.storage.limits import MAX_STEP
@@ -26,6 +27,7 @@ from server.auth import Gate
 from server.events import EventHub
 from server.metrics import Metrics
 from server.problems import Forbidden, TokenNeeded
+from server.requests import route_template
 from server.settings import Settings
 
 
@@ -78,6 +80,17 @@ async def _target(request: Request) -> Callable[[object], None]:
         request.scope.setdefault("state", {})["audit_target"] = str(target)
 
     return name
+
+
+async def known_query(request: Request) -> None:
+    """Raises InvalidInput for a query parameter that the route does not have: a filter in vain would answer wrongly."""
+    if request.query_params:
+        operation = request.app.openapi()["paths"][route_template(request.scope)][request.method.lower()]
+        names = {one["name"] for one in operation.get("parameters", ()) if one["in"] == "query"}
+        unknown = [name for name in request.query_params if name not in names]
+        if unknown:
+            known = ", ".join(sorted(names)) or "none"
+            raise InvalidInput(f"{request.url.path} has no parameter {unknown[0][:40]!r}; there are: {known}")
 
 
 async def _caller(request: Request) -> callers.Caller:

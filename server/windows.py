@@ -14,9 +14,12 @@ from fastapi import Depends, Query
 
 from phasewatch.storage.limits import MAX_STEP
 from server.reduction import LEAST_POINTS, Indices, Scale, kept_points
-from server.schemas.losses import parse_ranges
+from server.schemas.losses import RANGES, parse_ranges
 
 MAX_POINTS = 100_000
+Steps = Annotated[
+    str | None, Query(max_length=20_000, json_schema_extra=RANGES, description="only these steps: 100,200-400")
+]
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Window:
 
 
 async def _window(
-    steps: Annotated[str | None, Query(max_length=20_000, description="only these steps: 100,200-400")] = None,
+    steps: Steps = None,
     after: Annotated[int | None, Query(ge=0, le=MAX_STEP, description="only steps after this one")] = None,
     points: Annotated[
         int | None,

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 from uuid import UUID
@@ -40,8 +39,8 @@ class Generated:
     def module(self, name: str) -> ModuleType:
         return importlib.import_module(f"{self.package}.{name}")
 
-    def call(self, name: str, **arguments: Any) -> Any:
-        return self.module(f"api.{name}").sync_detailed(**arguments)
+    def call(self, operation: str, **arguments: Any) -> Any:
+        return self.module(f"api.{operation}").sync_detailed(**arguments)
 
 
 @pytest.fixture(scope="module")
@@ -102,12 +101,12 @@ def test_a_run_is_recorded_and_read_with_it(generated: Generated, address: str) 
         chosen = generated.call("runs.choose_probe_set", client=client, run=made.parsed.id, body=choice)
         assert chosen.parsed.probe_set == probes.parsed.id
 
-        values = np.arange(8, dtype=np.float32).reshape(2, 4) / 4
+        values = np.arange(6, dtype=np.float32).reshape(2, 3) / 4
         where = {"client": client, "run": made.parsed.id, "slice_": "text", "step": 10}
         put = generated.call("losses.put_losses", **where, body=file(payload=io.BytesIO(write_npy(values))))
         assert put.status_code == 201
         read = generated.call("losses.get_losses", **where)
-        assert read.parsed.values == values.tolist()
+        assert read.parsed.values == values.reshape(-1).tolist()
         as_npy = client.get_httpx_client().get(
             f"/api/v1/runs/{made.parsed.id}/losses/text/10", headers={"Accept": "application/x-npy"}
         )

@@ -36,6 +36,11 @@ def checked_step(step: SupportsIndex, first: int = 0, segment: int | None = None
     return number
 
 
+def whole_number(value: Any) -> Any:
+    """2.0 as 2, for JSON knows one kind of number; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def checked_name(what: str, name: str) -> str:
     """The name. Raises InvalidInput unless it has 1 to 200 characters that both databases keep."""
     if not 0 < len(name) <= MAX_NAME:

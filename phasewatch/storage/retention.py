@@ -10,16 +10,17 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
 from phasewatch.storage.artifacts import Artifacts
 from phasewatch.storage.codecs import SMALL_CODEC, decode_block, encode_block
 from phasewatch.storage.database import Database, free_disk
+from phasewatch.storage.limits import whole_number
 from phasewatch.storage.phase_changes import list_phase_changes
 from phasewatch.storage.runs import get_run, list_segments, visible_stretches
 from phasewatch.storage.schema import Checkpoint, Job, LossBlock, LossSlice, Run, Segment, utc_now
@@ -31,6 +32,7 @@ _WEIGHTS = re.compile(r"(\d+-\d{10,}|uploaded-\d{10,}-[0-9a-f]{16}|watched-\d{10
 
 Tell = Callable[[float, str], None]
 Interval = tuple[int, int | None]
+_Count = Annotated[int, Field(ge=1, le=10**6, strict=True), BeforeValidator(whole_number)]
 
 
 class RetentionRules(BaseModel):
@@ -38,12 +40,8 @@ class RetentionRules(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    keep_every: int | None = Field(
-        None, ge=1, le=10**6, strict=True, description="keep the weights of every k-th checkpoint, from the first on"
-    )
-    keep_last: int | None = Field(
-        None, ge=1, le=10**6, strict=True, description="keep the weights of the last n checkpoints that have any"
-    )
+    keep_every: _Count | None = Field(None, description="keep the weights of every k-th checkpoint, from the first on")
+    keep_last: _Count | None = Field(None, description="keep the weights of the last n checkpoints that have any")
     keep_around_changes: bool = Field(
         True, strict=True, description="keep the weights from before each phase change until after it"
     )

@@ -14,12 +14,18 @@ from server.problems import errors
 router = APIRouter(tags=["events"], responses=errors())
 
 MEDIA_TYPE = "text/event-stream"
+_EVENT = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data", "retry")},
+    "required": ["id", "event", "data"],
+}
+_STREAM = {MEDIA_TYPE: {"itemSchema": _EVENT}}
 
 
 @router.get(
     "/events",
     response_class=StreamingResponse,
-    responses={200: {"content": {MEDIA_TYPE: {"schema": {"type": "string"}}}, "description": "events as they happen"}},
+    responses={200: {"content": _STREAM, "description": "events as they happen"}},
 )
 async def stream_events(
     parts: Parts,

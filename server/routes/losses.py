@@ -12,10 +12,18 @@ from server.dependencies import Body, Ingested, Parts, ReadSession, RunId, Segme
 from server.problems import errors
 from server.schemas.arrays import JSON, NPY, OCTETS, chosen_media, read_npy, write_npy
 from server.schemas.arrow import ARROW, histories_to_arrow, losses_to_arrow
-from server.schemas.losses import LossHistories, LossSliceOut, LossValues, check_size, chosen_steps, token_numbers
+from server.schemas.losses import (
+    RANGES,
+    LossHistories,
+    LossSliceOut,
+    LossValues,
+    check_size,
+    chosen_steps,
+    token_numbers,
+)
 from server.schemas.mean_losses import MeanLosses
 from server.schemas.page import IntCursor, Limit, Page
-from server.windows import Windowed
+from server.windows import Steps, Windowed
 
 router = APIRouter(prefix="/runs/{run}/losses/{slice}", tags=["losses"], responses=errors(404))
 
@@ -94,8 +102,11 @@ def list_losses(
     run: RunId,
     slice: SliceName,
     session: ReadSession,
-    tokens: Annotated[str | None, Query(max_length=20_000, description="positions in the flat slice: 0,5,7-20")] = None,
-    steps: Annotated[str | None, Query(max_length=20_000, description="only these steps: 100,200-400")] = None,
+    tokens: Annotated[
+        str | None,
+        Query(max_length=20_000, json_schema_extra=RANGES, description="positions in the flat slice: 0,5,7-20"),
+    ] = None,
+    steps: Steps = None,
     cursor: IntCursor = None,
     limit: Limit = 50,
     accept: Accept = None,

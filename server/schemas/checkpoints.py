@@ -12,7 +12,7 @@ from phasewatch.errors import InvalidInput, UnsupportedMedia
 from phasewatch.storage.checkpoints import NewCheckpoint
 from phasewatch.storage.schema import Checkpoint
 from server.schemas.arrays import describe
-from server.schemas.values import MAX_EXACT, JsonObject, StepNumber, WholeNumber
+from server.schemas.values import JsonObject, StepNumber
 
 
 class CheckpointCreate(BaseModel):
@@ -21,7 +21,7 @@ class CheckpointCreate(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     step: StepNumber = Field(description="optimizer steps completed")
-    tokens_seen: WholeNumber | None = Field(None, ge=0, le=MAX_EXACT, description="training tokens seen so far")
+    tokens_seen: StepNumber | None = Field(None, description="training tokens seen so far")
     model: JsonObject | None = Field(None, description="how to rebuild the model that the weights belong to")
 
     def to_storage(self) -> NewCheckpoint:

@@ -80,6 +80,10 @@ class LossHistories(BaseModel):
         )
 
 
+RANGES = {"pattern": r"^[0-9]{1,18}(-[0-9]{1,18})?(, ?[0-9]{1,18}(-[0-9]{1,18})?)*$"}
+"""What `parse_ranges` reads, for a schema, which cannot say that no range runs backwards."""
+
+
 def parse_ranges(text: str, what: str) -> list[tuple[int, int]]:
     """The (first, last) pairs of a text such as `0,5,7-20`; raises InvalidInput naming what cannot be read."""
     ranges = []

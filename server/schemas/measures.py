@@ -14,9 +14,10 @@ from phasewatch.measures import registry
 from phasewatch.measures.checkpoint import PARAMETRISED
 from phasewatch.storage.measurements import MeasureHistory, StoredMeasurement
 from server.reduction import Indices
-from server.schemas.values import FiniteNumber, Nested, StepNumber, WholeNumber, from_array, to_array
+from server.schemas.values import WHOLE, FiniteNumber, Nested, StepNumber, from_array, to_array
 from server.windows import Window
 
+VersionNumber = Annotated[int, Field(ge=1, lt=2**31, strict=True), WHOLE]
 Excess = Literal["chance", "initial"]
 MeasureLabel = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:,=@+-]{0,199}$")]
 
@@ -26,7 +27,7 @@ class MeasurementCreate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    version: WholeNumber = Field(1, ge=1, lt=2**31, description="version of the measure's definition")
+    version: VersionNumber = Field(1, description="version of the measure's definition")
     values: Nested = Field(description="a number, or nested lists such as (layers, heads); null for NaN")
     chance: FiniteNumber | None = Field(None, description="the value without the ability measured, where there is one")
     interval: tuple[Nested, Nested] | None = Field(None, description="low and high, each shaped like the values")

@@ -13,12 +13,13 @@ from phasewatch.errors import InvalidInput
 from phasewatch.probes import TEXT, Kind, Layout, ProbeSet, Slice
 from phasewatch.storage.probe_text import Found, Stretch, spell
 from phasewatch.storage.schema import ProbeSetRow, SliceRow
-from server.schemas.values import Text, WholeNumber
+from server.schemas.values import WHOLE, Text
 
 MAX_ID = 2**31 - 1
 
 SliceLabel = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-TokenNumber = Annotated[WholeNumber, Field(ge=0, le=MAX_ID)]
+TokenNumber = Annotated[int, Field(ge=0, le=MAX_ID, strict=True), WHOLE]
+SequenceTokens = Annotated[list[TokenNumber], Field(min_length=2)]
 Piece = Annotated[str, Field(max_length=1_000)]
 
 
@@ -42,7 +43,7 @@ class SliceCreate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    tokens: list[list[TokenNumber]] = Field(min_length=1, description="(n_sequences, n_tokens) token ids")
+    tokens: list[SequenceTokens] = Field(min_length=1, description="(n_sequences, n_tokens) token ids")
     layout: LayoutIn | None = Field(None, description="default: text for the slice text, else user")
 
     def to_library(self, name: str) -> Slice:

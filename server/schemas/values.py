@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 from typing_extensions import TypeAliasType
 
 from phasewatch.errors import InvalidInput
-from phasewatch.storage.limits import clean_text
+from phasewatch.storage.limits import clean_text, whole_number
 
 MAX_DEPTH = 32
 MAX_EXACT = 2**53 - 1  # the largest whole number that every reader of JSON keeps as it is
@@ -50,21 +50,16 @@ def _check_text(text: str) -> None:
         raise ValueError("holds a NUL or half of a surrogate pair, which is no text")
 
 
-def _whole(value: Any) -> Any:
-    """2.0 is a whole number to JSON, which knows one kind of number; True is none."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
 Name = Annotated[
     str,
     StringConstraints(min_length=1, max_length=200),
     AfterValidator(_printable),
     Field(json_schema_extra={"pattern": r"^[^\x00-\x1f\x7f]+$"}),
 ]
-WholeNumber = Annotated[int, BeforeValidator(_whole), Field(strict=True)]
+WHOLE = BeforeValidator(whole_number)
 Text = Annotated[str, StringConstraints(max_length=100_000), AfterValidator(clean_text)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_storable)]
-StepNumber = Annotated[WholeNumber, Field(ge=0, le=MAX_EXACT)]
+StepNumber = Annotated[int, Field(ge=0, le=MAX_EXACT, strict=True), WHOLE]
 FiniteNumber = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Number = FiniteNumber | Literal["Infinity", "-Infinity"] | None
 """A float as JSON: null for NaN, words for the infinities."""
