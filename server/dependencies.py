@@ -83,11 +83,14 @@ async def _target(request: Request) -> Callable[[object], None]:
 
 
 async def known_query(request: Request) -> None:
-    """Raises InvalidInput for a query parameter that the route does not have: a filter in vain would answer wrongly."""
+    """Raises InvalidInput for a query parameter that the route does not have: a filter in vain would answer wrongly.
+
+    `limit` and `cursor` may be given to every list: a short one comes whole.
+    """
     if request.query_params:
         operation = request.app.openapi()["paths"][route_template(request.scope)][request.method.lower()]
         names = {one["name"] for one in operation.get("parameters", ()) if one["in"] == "query"}
-        unknown = [name for name in request.query_params if name not in names]
+        unknown = [name for name in request.query_params if name not in names | {"limit", "cursor"}]
         if unknown:
             known = ", ".join(sorted(names)) or "none"
             raise InvalidInput(f"{request.url.path} has no parameter {unknown[0][:40]!r}; there are: {known}")

@@ -130,9 +130,9 @@ def test_probe_sets_are_listed_in_pages(client: TestClient) -> None:
     [
         ({"slices": {}}, "slices"),
         ({"slices": {"text": {"tokens": []}}}, "tokens"),
-        ({"slices": {"text": {"tokens": [[]]}}}, "n_tokens"),
-        ({"slices": {"text": {"tokens": [[1]]}}}, "n_tokens"),
-        ({"slices": {"text": {"tokens": [[1, 2], [3]]}}}, "1 to 2 tokens"),
+        ({"slices": {"text": {"tokens": [[]]}}}, "at least 2"),
+        ({"slices": {"text": {"tokens": [[1]]}}}, "at least 2"),
+        ({"slices": {"text": {"tokens": [[1, 2], [3, 4, 5]]}}}, "2 to 3 tokens"),
         ({"slices": {"text": {"tokens": [[1, -1]]}}}, "greater than or equal to 0"),
         ({"slices": {"text": {"tokens": [[1, 2**31]]}}}, "less than or equal"),
         ({"slices": {"text": {"tokens": [[1, 1.5]]}}}, "integer"),
