@@ -239,6 +239,7 @@ def test_a_list_asked_for_wrongly_is_422(client: TestClient) -> None:
     queries = ["limit=0", "limit=-1", "limit=201", "limit=x", "limit=1e30", "status=odd", "tag=%00", "name=%00", "tag="]
     for query in queries:
         refused(client.get(f"{RUNS}?{query}"), 422, query.partition("=")[0])
+    refused(client.get(f"{RUNS}?stauts=running"), 422, "no parameter 'stauts'", "status")
 
 
 def test_an_id_that_is_none_is_never_found(client: TestClient, run: UUID) -> None:
