@@ -19,7 +19,7 @@ from server import problems
 from server.audit import Audit
 from server.auth import Access, Gate
 from server.bodies import BodyLimit
-from server.dependencies import Service, known_query
+from server.dependencies import SESSIONS, Service, known_query
 from server.events import EventHub
 from server.headers import SecurityHeaders
 from server.metrics import Metrics
@@ -53,6 +53,7 @@ from server.routes import (
     trajectories,
 )
 from server.routes import metrics as metrics_route
+from server.routing import add_flat
 from server.settings import Settings
 
 _MODULES = (
@@ -88,15 +89,10 @@ def _operation_id(route: APIRoute) -> str:
 
 
 def _assemble() -> APIRouter:
-    api = APIRouter(
-        prefix=PREFIX, dependencies=[Depends(_bearer), Depends(known_query)], generate_unique_id_function=_operation_id
-    )
-    for module in _MODULES:
-        api.include_router(module.router)
-    whole = APIRouter()
-    whole.include_router(api)
-    whole.include_router(pages.router)
-    whole.include_router(metrics_route.router)
+    whole = APIRouter(generate_unique_id_function=_operation_id)
+    common = [Depends(_bearer), Depends(known_query)]
+    add_flat(whole, [module.router for module in _MODULES], SESSIONS, prefix=PREFIX, dependencies=common)
+    add_flat(whole, [pages.router, metrics_route.router], SESSIONS)
     return whole
 
 

@@ -1,12 +1,9 @@
-"""What routes are handed: the service's parts, sessions that end before the answer leaves, and common parameters.
-
-`scope="function"` matters: without it FastAPI answers first and commits afterwards, so that a client could read an
-acknowledgement of something that was never stored.
-"""
+"""What routes are handed: the service's parts, sessions that end before the answer is made, and common parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
@@ -28,6 +25,7 @@ from server.events import EventHub
 from server.metrics import Metrics
 from server.problems import Forbidden, TokenNeeded
 from server.requests import route_template
+from server.routing import SessionScope
 from server.settings import Settings
 
 
@@ -54,12 +52,16 @@ async def _service(request: Request) -> Service:
     return get_service(request)
 
 
-def _reading(request: Request) -> Iterator[Session]:
-    with get_service(request).database.reading() as session:
-        yield session
+async def _reading(request: Request) -> SessionScope:
+    return get_service(request).database.reading()
 
 
-def _writing(request: Request, response: Response) -> Iterator[Session]:
+async def _writing(request: Request, response: Response) -> SessionScope:
+    return _noted_transaction(request, response)
+
+
+@contextmanager
+def _noted_transaction(request: Request, response: Response) -> Iterator[Session]:
     with get_service(request).database.transaction() as session:
         yield session
         status = response.status_code or getattr(request.scope.get("route"), "status_code", None) or 200
@@ -115,8 +117,9 @@ ADMIN_ONLY = [Depends(_needs_admin)]
 
 Caller = Annotated[callers.Caller, Depends(_caller)]  # who asks: name, scope, is_admin, token_id
 Parts = Annotated[Service, Depends(_service)]
-ReadSession = Annotated[Session, Depends(_reading, scope="function")]
-WriteSession = Annotated[Session, Depends(_writing, scope="function")]
+ReadSession = Annotated[Session, Depends(_reading)]
+WriteSession = Annotated[Session, Depends(_writing)]
+SESSIONS = (_reading, _writing)  # what these ask for is a scope; the endpoint is called within it
 Body = Annotated[bytes, Depends(_body)]
 AuditTarget = Annotated[Callable[[object], None], Depends(_target)]  # names what was made, for the audit log
 Ingested = Annotated[dict[str, int], Depends(_ingested)]  # what a request brought in, counted once it is acknowledged
