@@ -28,14 +28,14 @@ from tests.processes import migrate
 _NEXT = '''
 """Gives every run a colour, on SQLite by copying the table.
 
-Revision: 0004, after 0003; 2027-01-01
+Revision: 0005, after 0004; 2027-01-01
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 
 
 def upgrade() -> None:

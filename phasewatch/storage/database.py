@@ -6,6 +6,7 @@ BEGIN IMMEDIATE for writers, because a transaction that starts as a reader fails
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -16,16 +17,18 @@ from typing import Any, cast
 from sqlalchemy import Connection, Executable, Table, create_engine, event, inspect, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from phasewatch.errors import InvalidInput, SchemaMismatch
 from phasewatch.storage.events import write_events
 from phasewatch.storage.schema import REVISION, Base
 
 BUSY_TIMEOUT_S = 30.0
+IDLE_S = 1.0
 PAGE_SIZE = 16_384
+ONE_STATE = "one state"  # in `info` of a session for reading: what may be remembered while it lasts
 _READING = "phasewatch_reading"
 _WITH_PAYLOADS = ("loss_blocks", "measurements", "series", "slices")
 
@@ -63,7 +66,6 @@ class Database:
             Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
             options["connect_args"] = {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
         else:
-            options["pool_pre_ping"] = True
             if limits is not None and (asked := limits.options()):
                 given = str(self.url.query.get("options", ""))
                 options["connect_args"] = {"options": f"{asked} {given}".strip()}  # what the URL says counts last
@@ -74,6 +76,8 @@ class Database:
         self._closings = 0
         event.listen(self.engine, "connect", self._note_opened)
         event.listen(self.engine, "checkin", self._close_late_one)
+        if not self.is_sqlite:
+            event.listen(self.engine, "checkout", self._ask_idle_one)
         one_state = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._reading = self.engine.execution_options(**{_READING: True}, **one_state)
 
@@ -91,7 +95,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A session for reading one consistent state; nothing it does is kept."""
-        with Session(self._reading, expire_on_commit=False) as session:
+        with Session(self._reading, expire_on_commit=False, info={ONE_STATE: {}}) as session:
             yield session
 
     def check_schema(self) -> None:
@@ -136,7 +140,17 @@ class Database:
     def _note_opened(self, connection: Any, record: ConnectionPoolEntry) -> None:
         record.info["closings"] = self._closings
 
+    def _ask_idle_one(self, connection: Any, record: ConnectionPoolEntry, proxy: PoolProxiedConnection) -> None:
+        """Replaces a connection that lay idle and has gone; to ask at every use would cost as much as to use it."""
+        used = record.info.get("used")
+        if used is not None and time.monotonic() - used > IDLE_S:
+            try:
+                self.engine.dialect.do_ping(connection)
+            except self.engine.dialect.loaded_dbapi.Error as error:
+                raise DisconnectionError(str(error)) from error
+
     def _close_late_one(self, connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info["used"] = time.monotonic()
         if connection is not None and record.info.get("closings") != self._closings:
             connection.close()
 

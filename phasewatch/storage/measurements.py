@@ -21,6 +21,7 @@ from phasewatch.storage.runs import get_run, get_segment, is_visible, note_step,
 from phasewatch.storage.schema import MeasurementRow, utc_now
 
 FloatArray = npt.NDArray[np.float64]
+_VALUES = (MeasurementRow.payload, MeasurementRow.interval, MeasurementRow.chance)
 
 
 @dataclass(frozen=True)
@@ -145,20 +146,26 @@ def load_measure(
     A checkpoint whose values have another shape than the run's last one's (a model that grew) is left out. Raises
     NotFound naming what there is where the measure has no values at all.
     """
-    if version is None:
-        versions = [found for name, found, _, _ in list_measures(session, run_id) if name == measure]
-        if not versions:
-            names = ", ".join(sorted({name for name, _, _, _ in list_measures(session, run_id)})) or "nothing yet"
-            raise NotFound(f"run {run_id} has no measure {measure!r}; measured are: {names}")
-        version = max(versions)
     visible = is_visible(visible_stretches(session, run_id), MeasurementRow.segment_id, MeasurementRow.step)
-    query = select(MeasurementRow).where(visible, MeasurementRow.measure == measure, MeasurementRow.version == version)
-    newest = session.scalars(query.order_by(MeasurementRow.step.desc()).limit(1)).first()
-    if newest is None:
+    of_measure = select(MeasurementRow.version, MeasurementRow.shape).where(visible, MeasurementRow.measure == measure)
+    if version is not None:
+        of_measure = of_measure.where(MeasurementRow.version == version)
+    newest = session.execute(
+        of_measure.order_by(MeasurementRow.version.desc(), MeasurementRow.step.desc()).limit(1)
+    ).first()
+    if newest is None and version is not None:
         raise NotFound(f"run {run_id} has no version {version} of measure {measure!r}")
-    shape = tuple(newest.shape)
-    within = query.where(MeasurementRow.step.between(first, last)).order_by(MeasurementRow.step)
-    rows = [row for row in session.scalars(within) if tuple(row.shape) == shape]
+    if newest is None:
+        names = ", ".join(sorted({name for name, _, _, _ in list_measures(session, run_id)})) or "nothing yet"
+        raise NotFound(f"run {run_id} has no measure {measure!r}; measured are: {names}")
+    version, shape = newest.version, tuple(newest.shape)
+    query = select(MeasurementRow.step, MeasurementRow.shape, *_VALUES).where(
+        visible,
+        MeasurementRow.measure == measure,
+        MeasurementRow.version == version,
+        MeasurementRow.step.between(first, last),
+    )
+    rows = [row for row in session.execute(query.order_by(MeasurementRow.step)) if tuple(row.shape) == shape]
     intervals = [unpack(row.interval, "<f8", (2, *shape)) for row in rows if row.interval is not None]
     return MeasureHistory(
         measure,

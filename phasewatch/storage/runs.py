@@ -14,7 +14,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from phasewatch.errors import Conflict, NotFound
 from phasewatch.ids import new_id
-from phasewatch.storage.database import insert_if_absent, tables_of
+from phasewatch.storage.database import ONE_STATE, insert_if_absent, tables_of
 from phasewatch.storage.events import emit
 from phasewatch.storage.limits import MAX_INTEGER, checked_json, checked_name, checked_step
 from phasewatch.storage.limits import MAX_STEP as MAX_STEP
@@ -279,9 +279,14 @@ def open_segment(session: Session, run_id: UUID, from_step: int) -> Segment:
 
 def list_segments(session: Session, run_id: UUID) -> Sequence[Segment]:
     """The run's segments, oldest first."""
+    known: dict[UUID, Sequence[Segment]] | None = session.info.get(ONE_STATE)
+    if known is not None and run_id in known:
+        return known[run_id]
     segments = session.scalars(select(Segment).where(Segment.run_id == run_id).order_by(Segment.number)).all()
     if not segments:  # every run has one
         get_run(session, run_id)
+    if known is not None:
+        known[run_id] = segments
     return segments
 
 

@@ -304,7 +304,7 @@ class TestSettings:
             page = watched.open("/settings")
             row = page.locator("#settings tbody tr", has_text="PHASEWATCH_ADMIN_TOKEN").first
             expect(row).to_contain_text("not set")
-            expect(page.locator("#version")).to_contain_text("schema 0003")
+            expect(page.locator("#version")).to_contain_text("schema 0004")
             page.get_by_role("button", name="Look it over").click()
             expect(page.locator("#findings tbody tr", has_text="scheduler")).to_contain_text("none has ever ticked")
             expect(page.locator("#verdict")).to_contain_text("not well")

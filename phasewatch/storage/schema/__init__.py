@@ -39,7 +39,7 @@ from phasewatch.storage.schema.recordings import (
 )
 from phasewatch.storage.schema.work import Event, Firing, Job, Monitor, Scheduler
 
-REVISION = "0003"
+REVISION = "0004"
 """The migration these models correspond to."""
 
 __all__ = [

@@ -167,6 +167,7 @@ class MeasurementRow(Base):
     """A measure of one checkpoint: zstd-compressed little-endian float64 values with their shape."""
 
     __tablename__ = "measurements"
+    __table_args__ = (Index(None, "segment_id", "measure", "version", "step"),)
 
     segment_id: Mapped[int] = mapped_column(ForeignKey("segments.id", ondelete="CASCADE"), primary_key=True)
     step: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
