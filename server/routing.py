@@ -40,7 +40,7 @@ def add_flat(
             whole.add_api_route(
                 prefix + route.path,
                 _within_session(route.endpoint, sessions),
-                methods=sorted(route.methods),
+                methods=sorted(route.methods or ()),
                 name=route.name,
                 tags=route.tags,
                 dependencies=[*dependencies, *route.dependencies],

@@ -10,6 +10,7 @@ import io
 import math
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -105,12 +106,17 @@ def _header(body: bytes) -> tuple[dict[str, Any], int]:
     if length > _MAX_HEADER or len(body) < start + length:
         raise InvalidInput(f"the .npy header has {length} bytes; at most {_MAX_HEADER} are taken, all of them sent")
     try:
-        header = ast.literal_eval(body[start : start + length].decode("utf-8").strip())
+        header = _read_header(body[start : start + length])
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise InvalidInput("the .npy header is not a dictionary of descr, fortran_order and shape") from error
     if not isinstance(header, dict) or set(header) != _KEYS or not _is_shape(header["shape"]):
         raise InvalidInput("the .npy header is not a dictionary of descr, fortran_order and shape")
     return header, start + length
+
+
+@lru_cache(maxsize=64)  # a recorder sends the same one every time
+def _read_header(text: bytes) -> Any:
+    return ast.literal_eval(text.decode("utf-8").strip())
 
 
 def _is_shape(shape: Any) -> bool:
