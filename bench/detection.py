@@ -35,7 +35,7 @@ N_TOKENS, N_STEPS, LAST_STEP = 4_000, 100, 10_000
 DATA = Path(__file__).parent.parent / "tests" / "data"
 PICTURE = Path(__file__).parent.parent / "docs" / "pictures" / "power.png"
 OURS, OURS_OF_MEAN = "phasewatch, at its defaults", "phasewatch of the mean, as strict as is fair"
-GAINS = (4.0, 6.0, 9.5)
+GAINS = (1.5, 3.0, 4.5, 6.0, 7.5, 9.5)
 
 # name -> (settings of make_run, share of the tokens, their change in nats)
 FAMILIES: dict[str, tuple[dict[str, Any], float, float]] = {

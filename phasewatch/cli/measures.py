@@ -15,7 +15,9 @@ from phasewatch.client import Client
 from phasewatch.errors import InvalidInput
 
 POLL_S: float = 0.5
+HINT_S: float = 15.0  # that nobody took a job before it is said
 _OVER = ("done", "failed", "cancelled")
+_NOBODY = "no worker has taken a job yet; `python -m server worker` starts one"
 
 
 def measures(ctx: typer.Context, url: UrlOption = None, token: TokenOption = None, as_json: JsonOption = False) -> None:
@@ -80,6 +82,7 @@ def _wait(client: Client, jobs: list[int], *, to_stderr: bool) -> list[dict[str,
         TimeElapsedColumn(),
     )
     over: dict[int, dict[str, Any]] = {}
+    begun, hinted = time.monotonic(), False
     with Progress(*columns, console=console(stderr=to_stderr)) as progress:
         task = progress.add_task("", total=len(jobs))
         while True:
@@ -87,6 +90,12 @@ def _wait(client: Client, jobs: list[int], *, to_stderr: bool) -> list[dict[str,
                 if job not in over:
                     found = client.get(f"/jobs/{job}")
                     if found["state"] not in _OVER:
+                        waits = found["state"] == "waiting" and not found["attempts"] and not over
+                        if waits and not hinted and time.monotonic() - begun > HINT_S:
+                            hinted = True
+                            progress.console.print(
+                                "no worker has taken a job yet; `python -m server worker` starts one"
+                            )
                         break
                     over[job] = found
             progress.update(task, completed=len(over))

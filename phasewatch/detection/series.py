@@ -64,8 +64,8 @@ def find_series_changes(
     min_effect  smaller changes are not reported, in `unit`
     first_descent  the values are of a whole run from its beginning, and its first movement is a change too where it
                    ends in a plateau, even at the slow pace that every run starts with
-    min_gain    log likelihood that a change of level or trend has to bring; less finds smaller changes, and more false
-                ones: at 5, one in twenty smooth runs
+    min_gain    log likelihood that a change of level or trend has to bring; less finds smaller changes, those among
+                them that the course could nearly take up, and more false ones
 
     Fewer than eight finite checkpoints give an empty list whose `notes` say so. Raises InvalidInput for wrong shapes
     and steps that do not increase.
@@ -117,7 +117,7 @@ def _levels(
         others = _curves(accepted, x)
         without = pace.fit(others)
         fit = _instead_of_course(x, pace, others, without, min_gain) if accepted and without.n_decays else None
-        if fit is None and pace.leaves_structure(without, _SOMETHING):
+        if fit is None and (min_gain < MIN_GAIN or pace.leaves_structure(without, _SOMETHING)):
             fit, course = _best_sigmoid(x, pace, others)
             hinge = None if accepted else find_hinge(pace, steps, unit=unit, name=name)
             if hinge is not None and _is_trend(hinge[1], without.rss, course, min_gain):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,6 +10,7 @@ from phasewatch.cli import measures
 from phasewatch.measures import registry
 from phasewatch.storage.artifacts import Artifacts
 from phasewatch.storage.database import Database
+from phasewatch.storage.jobs import cancel_job, list_jobs
 from server.dispatcher import Dispatcher
 from server.executors import ThreadExecutor
 from tests.cli.conftest import Call
@@ -74,6 +77,22 @@ class TestMeasure:
         answer = phasewatch("measure", "small", "ablation:L7H0", "--steps", "10")
         assert answer.status == 1
         assert "step 10: InvalidInput: the model has no head 0 in layer 7" in answer.out
+
+    def test_that_nobody_takes_a_job_is_said(
+        self, phasewatch: Call, run: SmallRun, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def cancel_all(seconds: float) -> None:
+            polls.append(seconds)
+            with run.database.transaction() as session:
+                for job in list_jobs(session, state="waiting") if len(polls) == 3 else ():
+                    cancel_job(session, job.id)
+
+        polls: list[float] = []
+        monkeypatch.setattr(measures, "HINT_S", -1.0)
+        monkeypatch.setattr(measures, "time", SimpleNamespace(sleep=cancel_all, monotonic=time.monotonic))
+        answer = phasewatch("measure", "small", "copying")
+        assert answer.out.count("no worker has taken a job yet; `python -m server worker` starts one") == 1
+        assert "measured at 0 of 2 checkpoints" in answer.out
 
     def test_without_waiting_the_jobs_are_said(self, phasewatch: Call, run: SmallRun) -> None:
         answer = phasewatch("measure", "small", "copying", "--steps", "0,10", "--no-wait")
