@@ -80,6 +80,7 @@ def test_what_happens_appears_without_a_reload(
 ) -> None:
     page = visit.open("/")
     expect(page.locator("#live")).to_have_text("live")
+    expect(page.locator(ROWS)).to_have_count(1)
     page.evaluate("window.untouched = document.querySelector('#runs tbody tr')")
     make_run(name="newcomer")
     expect(page.locator(ROWS)).to_have_count(2)
