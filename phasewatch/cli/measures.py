@@ -93,9 +93,7 @@ def _wait(client: Client, jobs: list[int], *, to_stderr: bool) -> list[dict[str,
                         waits = found["state"] == "waiting" and not found["attempts"] and not over
                         if waits and not hinted and time.monotonic() - begun > HINT_S:
                             hinted = True
-                            progress.console.print(
-                                "no worker has taken a job yet; `python -m server worker` starts one"
-                            )
+                            progress.console.print(_NOBODY)
                         break
                     over[job] = found
             progress.update(task, completed=len(over))

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -93,6 +94,19 @@ class TestReading:
             with database.transaction() as session:
                 insert_if_absent(session, Scheduler, scheduler(name))
         assert names(database) == ["a", "b"]
+
+
+class TestIdleConnection:
+    def test_one_that_has_gone_is_replaced(self, postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("phasewatch.storage.database.IDLE_S", -1.0)
+        database = Database(postgresql_url)
+        with database.reading() as session:
+            first = session.scalar(text("SELECT pg_backend_pid()"))
+        with psycopg.connect(database.url.set(drivername="postgresql").render_as_string(False)) as other:
+            other.execute("SELECT pg_terminate_backend(%s)", [first])
+        with database.reading() as session:
+            assert session.scalar(text("SELECT pg_backend_pid()")) != first
+        database.close()
 
 
 class TestInsertIfAbsent:
