@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
+from typing import Any
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, FastAPI
@@ -110,7 +112,21 @@ def create_app(settings: Settings, database: Database, artifacts: Artifacts) -> 
         metrics=Metrics(database, artifacts),
         losses=Together(database, store_losses),
     )
-    app = FastAPI(
+    app = _bare()
+    app.state.service = service
+    pages.mount_static(app)
+    problems.install(app)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Access, gate=service.gate, limits=RateLimits(settings))
+    app.add_middleware(Audit, database=database, find_paths=lambda: _document()["paths"])
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(Requests, metrics=service.metrics)
+    app.openapi = _document  # type: ignore[method-assign]  # FastAPI's own way to extend the document
+    return app
+
+
+def _bare() -> FastAPI:
+    return FastAPI(
         title="phasewatch",
         version=phasewatch.__version__,
         summary="Training runs, what was measured on them, and the phase changes found.",
@@ -120,16 +136,11 @@ def create_app(settings: Settings, database: Database, artifacts: Artifacts) -> 
         lifespan=_lifespan,
         routes=list(_ROUTER.routes),
     )
-    app.state.service = service
-    pages.mount_static(app)
-    problems.install(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(Access, gate=service.gate, limits=RateLimits(settings))
-    app.add_middleware(Audit, database=database, find_paths=lambda: app.openapi()["paths"])
-    app.add_middleware(SecurityHeaders)
-    app.add_middleware(Requests, metrics=service.metrics)
-    app.openapi = lambda: document_of(app)  # type: ignore[method-assign]  # FastAPI's own way to extend the document
-    return app
+
+
+@cache
+def _document() -> dict[str, Any]:
+    return document_of(_bare())  # the same for every application
 
 
 @asynccontextmanager

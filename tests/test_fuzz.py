@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import cache
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -71,6 +72,12 @@ def settings() -> hypothesis.settings:
     )
 
 
+@cache
+def read_document() -> Any:
+    """What Schemathesis makes of the document, once: it takes as long as a test."""
+    return schemathesis.openapi.from_dict(DOCUMENT)
+
+
 class Fuzzed:
     """One operation of a service with a run in it."""
 
@@ -80,7 +87,7 @@ class Fuzzed:
         self.app = make_app(database, artifacts, admin_token=TOKEN, **limits)
         self.app.state.service.gate.install_tokens()
         self.app.state.service.events.close()  # so that a stream ends
-        schema = schemathesis.openapi.from_dict(DOCUMENT)
+        schema = read_document()
         schema.app = self.app
         self.operation: Any = schema[path][method.lower()]
         self.client = asgi.get_client(self.app)
