@@ -147,5 +147,6 @@ def _document() -> dict[str, Any]:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
     await to_thread.run_sync(service.gate.install_tokens)
+    await to_thread.run_sync(_document)  # which takes longer than the first request should
     yield
     service.events.close()
