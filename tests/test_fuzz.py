@@ -54,6 +54,8 @@ BEYOND_SCHEMA = {
     "GET /api/v1/compare/tokens": "two different runs|is no run id",
     "POST /api/v1/channels": "^url: |time zone|have no length",
     "PATCH /api/v1/channels/{channel}": "^url: |time zone|have no length",
+    "POST /api/v1/monitors": "WATCH_ROOT",
+    "PATCH /api/v1/monitors/{monitor}": "WATCH_ROOT",
     "PATCH /api/v1/tokens/{token}": "is over; give a time to come",
     "POST /api/v1/tokens": "is over; give a time to come",
 }

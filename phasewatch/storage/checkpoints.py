@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -69,40 +68,46 @@ def put_checkpoint(
     return checkpoint, True
 
 
-def put_weights(session: Session, run_id: UUID, step: int, weights: Artifact) -> bool:
-    """Names the weights of a visible checkpoint; False when they were there, Conflict when others were."""
+def put_weights(
+    session: Session, run_id: UUID, step: int, weights: Artifact, *, segment: int | None = None
+) -> tuple[Checkpoint, bool]:
+    """The checkpoint, now with these weights, and whether they are new; raises Conflict where it has others.
+
+    segment: its segment, which a later one may hide; by default the visible checkpoint at the step.
+    """
     get_run(session, run_id, lock=True)
-    checkpoint = get_checkpoint(session, run_id, step)
+    checkpoint = get_checkpoint(session, run_id, step, segment=segment)
     if checkpoint.sha256 is not None:
         if checkpoint.sha256 != weights.sha256:
             raise Conflict(
                 f"run {run_id} has other weights at step {step} "
                 f"(SHA-256 {checkpoint.sha256[:12]}…, yours {weights.sha256[:12]}…)"
             )
-        return False
+        return checkpoint, False
     checkpoint.artifact_url, checkpoint.size_bytes, checkpoint.sha256 = weights.name, weights.size_bytes, weights.sha256
     session.flush()
     emit(session, "checkpoint", run_id, {"step": step, "weights": True})
-    return True
+    return checkpoint, True
 
 
 def store_weights(
-    session: Session, artifacts: Artifacts, run_id: UUID, step: int, content: bytes
+    session: Session, artifacts: Artifacts, run_id: UUID, step: int, content: bytes, *, segment: int | None = None
 ) -> tuple[Checkpoint, bool]:
-    """The visible checkpoint with these weights, and whether they are new; raises as `put_weights` does.
+    """As `put_weights`, with the weights themselves.
 
-    The file's name holds its SHA-256, so that other weights never replace those a checkpoint names; it is written
-    before the row is locked.
+    Every upload has a file of its own, so that none ever replaces or removes what another checkpoint names; it is
+    written before the row is locked.
     """
-    sha256 = hashlib.sha256(content).hexdigest()
-    name = f"{run_id}/uploaded-{step:010d}-{sha256[:16]}.safetensors"
+    name = f"{run_id}/uploaded-{step:010d}-{uuid4().hex}.safetensors"
     weights = artifacts.put(name, content)
     try:
-        created = put_weights(session, run_id, step, weights)
+        checkpoint, created = put_weights(session, run_id, step, weights, segment=segment)
     except PhasewatchError:
         artifacts.delete(name)
         raise
-    return get_checkpoint(session, run_id, step), created
+    if not created:
+        artifacts.delete(name)
+    return checkpoint, created
 
 
 def list_checkpoints(
@@ -114,13 +119,17 @@ def list_checkpoints(
     return session.scalars(query if after is None else query.where(Checkpoint.step > after)).all()
 
 
-def get_checkpoint(session: Session, run_id: UUID, step: int) -> Checkpoint:
-    """The visible checkpoint at a step; raises NotFound."""
-    visible = is_visible(visible_stretches(session, run_id), Checkpoint.segment_id, Checkpoint.step)
-    checkpoint = session.scalars(select(Checkpoint).where(visible, Checkpoint.step == min(step, MAX_STEP))).first()
+def get_checkpoint(session: Session, run_id: UUID, step: int, *, segment: int | None = None) -> Checkpoint:
+    """The visible checkpoint at a step, or that of a segment, hidden or not; raises NotFound."""
+    if segment is None:
+        wanted = is_visible(visible_stretches(session, run_id), Checkpoint.segment_id, Checkpoint.step)
+    else:
+        wanted = Checkpoint.segment_id == get_segment(session, run_id, segment).id
+    checkpoint = session.scalars(select(Checkpoint).where(wanted, Checkpoint.step == min(step, MAX_STEP))).first()
     if checkpoint is None:
+        place = "" if segment is None else f" in segment {segment}"
         raise NotFound(
-            f"run {run_id} has no checkpoint at step {step}; GET /api/v1/runs/{run_id}/checkpoints lists them"
+            f"run {run_id} has no checkpoint at step {step}{place}; GET /api/v1/runs/{run_id}/checkpoints lists them"
         )
     return checkpoint
 

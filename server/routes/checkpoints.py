@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from sqlalchemy.orm import Session
 
 from phasewatch.errors import NotFound
@@ -53,11 +54,17 @@ def get_checkpoint(run: RunId, step: Step, session: ReadSession) -> CheckpointOu
     responses={200: {"model": CheckpointOut}, **errors(404, 409, 413, 415)},
 )
 def put_weights(
-    run: RunId, step: Step, body: Body, parts: Parts, session: WriteSession, response: Response
+    run: RunId,
+    step: Step,
+    body: Body,
+    parts: Parts,
+    session: WriteSession,
+    response: Response,
+    segment: Annotated[int | None, Query(ge=0, lt=2**31, description="default: the visible one's")] = None,
 ) -> CheckpointOut:
     """Stores the weights of a checkpoint, safetensors. The same again answers 200, others 409."""
     check_weights(body)
-    row, created = checkpoints.store_weights(session, parts.artifacts, run, step, body)
+    row, created = checkpoints.store_weights(session, parts.artifacts, run, step, body, segment=segment)
     response.status_code = 201 if created else 200
     return _out(session, run, [row])[0]
 

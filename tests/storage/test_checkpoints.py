@@ -116,8 +116,8 @@ class TestWeights:
         run_id = make_run()
         put(database, run_id, NewCheckpoint(5))
         with database.transaction() as session:
-            assert put_weights(session, run_id, 5, artifact("a/b")) is True
-            assert put_weights(session, run_id, 5, artifact("a/c")) is False
+            assert put_weights(session, run_id, 5, artifact("a/b"))[1]
+            assert not put_weights(session, run_id, 5, artifact("a/c"))[1]
             with pytest.raises(Conflict, match="has other weights at step 5"):
                 put_weights(session, run_id, 5, artifact("a/d", b"other"))
         with database.reading() as session:
@@ -135,6 +135,35 @@ class TestWeights:
             store_weights(session, artifacts, run_id, 5, b"second")
         assert artifacts.get(str(checkpoint.artifact_url), checkpoint.sha256) == b"first"
         assert artifacts.delete_folder(str(run_id)) == len(b"first")
+
+    def test_the_same_again_leaves_one_file(self, database: Database, make_run: MakeRun, artifacts: Artifacts) -> None:
+        run_id = make_run()
+        put(database, run_id, NewCheckpoint(5))
+        for expected in True, False:
+            with database.transaction() as session:
+                assert store_weights(session, artifacts, run_id, 5, b"first")[1] is expected
+        assert artifacts.delete_folder(str(run_id)) == len(b"first")
+
+    def test_late_weights_go_to_the_segment_they_are_of(
+        self, database: Database, make_run: MakeRun, artifacts: Artifacts
+    ) -> None:
+        run_id = make_run()
+        put(database, run_id, NewCheckpoint(5))
+        with database.transaction() as session:
+            open_segment(session, run_id, 3)
+            put_checkpoint(session, run_id, NewCheckpoint(5))
+            store_weights(session, artifacts, run_id, 5, b"hidden", segment=0)
+            store_weights(session, artifacts, run_id, 5, b"visible", segment=1)
+            with pytest.raises(NotFound, match="no checkpoint at step 6 in segment 0"):
+                store_weights(session, artifacts, run_id, 6, b"none", segment=0)
+            with pytest.raises(NotFound, match="has no segment 2"):
+                store_weights(session, artifacts, run_id, 5, b"none", segment=2)
+        with database.reading() as session:
+            shown = get_checkpoint(session, run_id, 5)
+            hidden = get_checkpoint(session, run_id, 5, segment=0)
+        assert artifacts.get(str(shown.artifact_url), shown.sha256) == b"visible"
+        assert artifacts.get(str(hidden.artifact_url), hidden.sha256) == b"hidden"
+        assert artifacts.delete_folder(str(run_id)) == len(b"hiddenvisible")
 
     def test_of_two_uploads_at_once_one_wins(self, database: Database, make_run: MakeRun, artifacts: Artifacts) -> None:
         run_id, barrier = make_run(), threading.Barrier(2)
