@@ -80,7 +80,7 @@ def test_a_killed_worker_costs_the_job_one_attempt(
     dispatcher = Dispatcher(database, executor, poll_s=0.02)
     dispatcher.start()
     try:
-        until(lambda: job_of(database, job_id).state == "running")
+        until(lambda: any(one.processing for one in list(cluster.scheduler.workers.values())))  # not merely claimed
         worker.kill()
         start_worker()
         until(lambda: ended(database), 60)
