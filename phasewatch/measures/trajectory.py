@@ -92,23 +92,27 @@ def trajectory(losses: ArrayLike, n_components: int = N_COMPONENTS) -> Trajector
     finite = np.asarray(np.isfinite(matrix).all(0))
     if finite.sum() < n_components:
         raise InvalidInput(f"{finite.sum()} of {len(finite)} tokens have finite losses, fewer than {n_components}")
-    centred = matrix[:, finite] - matrix[:, finite].mean(0)
-    left, sizes, right = _decomposed(centred, n_components)
+    centred = matrix if finite.all() else matrix[:, finite]
+    centred = centred - centred.mean(0)
+    left, sizes, right, total = _decomposed(centred, n_components)
     coordinates = left * sizes
-    total = (centred**2).sum()
     directions = np.zeros((n_components, matrix.shape[1]))
     directions[:, finite] = right
     explained = sizes**2 / total if total > 0 else np.zeros(n_components)
     return Trajectory(coordinates, directions, explained, *_turns(coordinates))
 
 
-def _decomposed(centred: Floats, n_components: int) -> tuple[Floats, Floats, Floats]:
-    """Left vectors (n_steps, k), singular values (k,) and right vectors (k, n_tokens), by the small Gram matrix."""
-    values, vectors = np.linalg.eigh(centred @ centred.T)
+def _decomposed(centred: Floats, n_components: int) -> tuple[Floats, Floats, Floats, float]:
+    """Left vectors (n_steps, k), singular values (k,), right vectors (k, n_tokens) and the sum of squares.
+
+    By the Gram matrix, which is small.
+    """
+    gram = centred @ centred.T
+    values, vectors = np.linalg.eigh(gram)
     left, sizes = vectors[:, ::-1][:, :n_components], np.sqrt(np.maximum(values[::-1][:n_components], 0))
     left = left * np.where(left[-1] < 0, -1.0, 1.0)
     right = left.T @ centred
-    return left, sizes, right / np.where(sizes > 0, sizes, 1)[:, None]
+    return left, sizes, right / np.where(sizes > 0, sizes, 1)[:, None], float(np.trace(gram))
 
 
 def _turns(points: Floats) -> tuple[Floats, Floats]:

@@ -145,9 +145,9 @@ def _decompressor() -> zstandard.ZstdDecompressor:
 
 def pack(values: npt.ArrayLike, dtype: str) -> bytes:
     """An array of any shape as zstd-compressed little-endian bytes of `dtype` (such as "<f8" or "<i4")."""
-    return zstandard.ZstdCompressor(level=_LEVEL).compress(np.ascontiguousarray(values, dtype).tobytes())
+    return _compressor().compress(np.ascontiguousarray(values, dtype).tobytes())
 
 
 def unpack(payload: bytes, dtype: str, shape: tuple[int, ...] = (-1,)) -> npt.NDArray[Any]:
     """The inverse of `pack`."""
-    return np.frombuffer(zstandard.ZstdDecompressor().decompress(payload), dtype).reshape(shape)
+    return np.frombuffer(_decompressor().decompress(payload), dtype).reshape(shape)

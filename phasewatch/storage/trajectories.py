@@ -24,7 +24,7 @@ from phasewatch.storage.probe_sets import get_run_slice
 from phasewatch.storage.schema import LossSlice
 
 MAX_STEPS = 400  # more are thinned out evenly
-MAX_VALUES = 4_000_000
+MAX_VALUES = MAX_STEPS * BLOCK_TOKENS  # a block of each
 
 
 @dataclass(frozen=True, eq=False)
