@@ -12,7 +12,7 @@ from uuid import UUID
 
 import pytest
 from fastapi import FastAPI
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from phasewatch.storage.artifacts import Artifacts
 from phasewatch.storage.database import Database
@@ -20,6 +20,8 @@ from tests.browser.chromium import find_browser
 from tests.browser.recorded_run import record_run
 from tests.browser.watched import FLAGS, Watched, visiting
 from tests.server.conftest import make_app
+
+expect.set_options(timeout=20_000)  # a busy machine is no failure
 
 
 @pytest.fixture(scope="session")

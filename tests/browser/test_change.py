@@ -23,8 +23,6 @@ from tests.browser.changed_run import AFTER, BACK, BEFORE, DURING, changes_of, p
 from tests.browser.recorded_run import HIDDEN, INDUCTION, N_COPYING, N_TOKENS, STEPS, losses_at
 from tests.browser.watched import SCREENS, Watched, cells_of, visiting
 
-SLOW = 20_000  # ms, on a machine that does much else
-
 
 @pytest.fixture
 def changes(database: Database, run: UUID) -> dict[str, str]:
@@ -42,8 +40,8 @@ def changes(database: Database, run: UUID) -> dict[str, str]:
 def open_change(visit: Watched, change: str) -> Page:
     """The page of a change, drawn."""
     page = visit.open(f"/changes/{change}")
-    expect(page.locator("#title")).not_to_have_text("…", timeout=SLOW)
-    expect(page.locator("#groups")).to_be_visible(timeout=SLOW)
+    expect(page.locator("#title")).not_to_have_text("…")
+    expect(page.locator("#groups")).to_be_visible()
     return page
 
 
@@ -233,7 +231,7 @@ def test_what_others_decide_comes_by_itself(visit: Watched, database: Database, 
     page = open_change(visit, changes["induction"])
     with database.transaction() as session:
         review_phase_change(session, UUID(changes["induction"]), "acknowledged", None)
-    expect(page.locator("#tags")).to_contain_text("acknowledged", timeout=15_000)
+    expect(page.locator("#tags")).to_contain_text("acknowledged")
 
 
 def test_an_unknown_change_is_told(browser: Browser, app: FastAPI, run: UUID) -> None:

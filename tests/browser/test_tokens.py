@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -28,16 +27,7 @@ from tests.conftest import MakeRun
 
 LEFT, CELL, ROW = 48, 12, 15  # of the cells on a wide screen
 TOKENS = probe_set().slices["text"].tokens
-SLOW = 20_000  # ms, on a machine that does much else
-
 Pixels = npt.NDArray[np.int64]
-
-
-@pytest.fixture(autouse=True)
-def _patient() -> Iterator[None]:
-    expect.set_options(timeout=SLOW)
-    yield
-    expect.set_options(timeout=5_000)
 
 
 def open_tokens(visit: Watched, run: UUID, query: str = "") -> Page:
