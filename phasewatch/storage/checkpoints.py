@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -98,7 +99,7 @@ def store_weights(
     Every upload has a file of its own, so that none ever replaces or removes what another checkpoint names; it is
     written before the row is locked.
     """
-    name = f"{run_id}/uploaded-{step:010d}-{uuid4().hex}.safetensors"
+    name = f"{run_id}/uploaded-{step:010d}-{secrets.token_hex(8)}.safetensors"
     weights = artifacts.put(name, content)
     try:
         checkpoint, created = put_weights(session, run_id, step, weights, segment=segment)

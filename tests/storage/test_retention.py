@@ -14,7 +14,7 @@ from sqlalchemy import func, select, update
 
 from phasewatch.detection import PhaseChange
 from phasewatch.storage.artifacts import Artifacts
-from phasewatch.storage.checkpoints import NewCheckpoint, list_checkpoints, put_checkpoint, weights_name
+from phasewatch.storage.checkpoints import NewCheckpoint, list_checkpoints, put_checkpoint, store_weights, weights_name
 from phasewatch.storage.codecs import DEFAULT_CODEC, SMALL_CODEC
 from phasewatch.storage.database import Database
 from phasewatch.storage.jobs import NewJob, enqueue
@@ -146,6 +146,12 @@ def test_a_removal_that_was_cut_short_is_finished_by_the_next(
     def die(self: Artifacts, name: str) -> int:
         raise KeyboardInterrupt
 
+    def upload_in_vain() -> None:
+        with database.transaction() as session:
+            put_checkpoint(session, run, NewCheckpoint(10_000))
+            store_weights(session, artifacts, run, 10_000, b"an upload that is cut short")
+            raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
         patch.setattr(Artifacts, "delete", die)
         with pytest.raises(KeyboardInterrupt):
@@ -155,11 +161,14 @@ def test_a_removal_that_was_cut_short_is_finished_by_the_next(
     apply_retention(database, artifacts, run, rules)
     assert len(files(artifacts)) == len(STEPS)  # these might be about to be named
     own = artifacts.put(f"{run}/notes.txt", b"of somebody else")
+    with pytest.raises(KeyboardInterrupt):
+        upload_in_vain()
+    assert len(files(artifacts)) == len(STEPS) + 2
     two_days_ago = (utc_now() - timedelta(days=2)).timestamp()
     for path in Path(artifacts.url).rglob("*"):
         os.utime(path, (two_days_ago, two_days_ago))
     done = apply_retention(database, artifacts, run, rules)
-    assert done.artifacts_bytes == 2_000
+    assert done.artifacts_bytes == 2_000 + len(b"an upload that is cut short")
     assert len(files(artifacts)) == len(STEPS) - 2 + 1
     assert own.name.rpartition("/")[2] in files(artifacts)
 
