@@ -1,6 +1,5 @@
 # make install · demo · test · fuzz · check · format · docs · screenshots · bench · up · down
-# Everything is installed into .venv by itself; Python 3.11 or newer and make are all that must be there. Nothing is
-# compiled to bytecode in advance: most of it is never imported.
+# Everything is installed into .venv by itself; Python 3.11 or newer and make are all that must be there.
 
 PYTHON ?= python3
 SEED ?= 0
@@ -15,8 +14,8 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[report,server,dask,trainer,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[report,server,dask,trainer,dev]'
 	touch $(STAMP)
 
 demo: install
